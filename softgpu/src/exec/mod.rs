@@ -1,1 +1,6 @@
-//! exec
+//! Execution: warps, CTAs, clusters, scheduling.
+
+pub mod access;
+pub mod inst;
+pub mod lanes;
+pub mod regs;
