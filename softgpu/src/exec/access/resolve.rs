@@ -9,7 +9,7 @@ use crate::error::FaultKind;
 use crate::exec::inst::LaneFault;
 use crate::exec::regs::FULL;
 use crate::ir::Space;
-use crate::mem::AddressSpace;
+use crate::mem::{Access, AddressSpace};
 
 /// The address space checks the first and the last page of a range, so a range must not be longer
 /// than one of its pages.
@@ -65,8 +65,8 @@ pub struct Span {
     pub bytes: u64,
     /// Required alignment.
     pub align: u64,
-    /// Store or atomic.
-    pub write: bool,
+    /// Load, or store and atomic.
+    pub access: Access,
 }
 
 impl MemCtx<'_> {
@@ -90,7 +90,7 @@ impl MemCtx<'_> {
             fault(FaultKind::IllegalAddress {
                 address,
                 bytes: span.bytes,
-                write: span.write,
+                write: span.access == Access::Write,
             })
         })
     }
@@ -103,7 +103,7 @@ impl MemCtx<'_> {
             },
             Space::Global | Space::Const => {
                 self.space
-                    .translate(self.device, address, span.bytes, span.write)
+                    .translate(self.device, address, span.bytes, span.access)
             }
             Space::Shared | Space::SharedCluster => {
                 let address = address as u32;
@@ -123,7 +123,7 @@ impl MemCtx<'_> {
             Space::Param => {
                 let fits = address.checked_add(span.bytes)? <= self.params.len() as u64;
                 let start = self.params.as_ptr().cast_mut();
-                (fits && !span.write).then(|| start.wrapping_add(address as usize))
+                (fits && span.access == Access::Read).then(|| start.wrapping_add(address as usize))
             }
         }
     }
