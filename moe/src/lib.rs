@@ -1,1 +1,9 @@
-//! moe
+//! The mixture-of-experts layer of DeepSeek-V3, composed of hadal's kernels: route, quantise,
+//! dispatch, grouped FP8 GEMMs with SwiGLU between them, combine, and the shared expert.
+
+#![forbid(unsafe_code)]
+
+pub mod checkpoint;
+pub mod config;
+pub mod error;
+pub mod tensors;

@@ -29,6 +29,7 @@ pub fn combine(weights: &[f32], rows: &[&[f64]], shared: Option<&[f64]>) -> Vec<
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small test values")]
 mod tests {
     use super::*;
 

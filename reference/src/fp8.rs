@@ -63,6 +63,7 @@ pub fn e4m3_from_f64(value: f64) -> u8 {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small test values")]
 mod tests {
     use super::*;
     use float8::F8E4M3;

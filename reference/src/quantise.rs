@@ -120,6 +120,7 @@ fn check_code(check: &mut CodeCheck, at: (usize, usize), exact: f64, got: Option
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small test values")]
 mod tests {
     use super::*;
 

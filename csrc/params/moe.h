@@ -1,0 +1,53 @@
+/* Parameters of the kernels around the expert GEMMs. Addresses are device addresses. */
+#ifndef HADAL_PARAMS_MOE_H
+#define HADAL_PARAMS_MOE_H
+
+#include <stdint.h>
+
+/* Most experts a router may have, most groups, and most experts per token. */
+#define HADAL_ROUTE_MAX_EXPERTS 256
+#define HADAL_ROUTE_MAX_GROUPS 32
+#define HADAL_ROUTE_MAX_TOP_K 16
+
+/* csrc/moe/route.cuh */
+struct hadal_route_params {
+    uint64_t hidden_states; /* BF16 [tokens, hidden], 16-byte aligned */
+    uint64_t router;        /* BF16 [experts, hidden], 16-byte aligned */
+    uint64_t bias;          /* F32 [experts], takes part in the choice only */
+    uint64_t logits;        /* out: F32 [tokens, experts], or 0 for none */
+    uint64_t topk_indices;  /* out: I32 [tokens, top_k], falling choice score */
+    uint64_t topk_weights;  /* out: F32 [tokens, top_k] */
+    uint32_t tokens;
+    uint32_t hidden; /* a multiple of 8 */
+    uint32_t experts;
+    uint32_t top_k;
+    uint32_t groups; /* divides experts */
+    uint32_t top_groups;
+    uint32_t normalise; /* 1: weights are divided by their sum */
+    float scaling;
+};
+
+/* csrc/moe/swiglu_quantise.cuh */
+struct hadal_swiglu_quantise_params {
+    uint64_t gate_up; /* BF16 [groups, rows, 2 * intermediate]: gate, then up */
+    uint64_t counts;  /* I32 [groups]: rows in use; 0: all of them */
+    uint64_t codes;   /* out: E4M3 [groups, rows, intermediate] */
+    uint64_t scales;  /* out: F32 [groups, intermediate / 128, scale_stride] */
+    uint32_t groups;
+    uint32_t rows;
+    uint32_t intermediate; /* a multiple of 128 */
+    uint32_t scale_stride; /* at least rows */
+};
+
+/* csrc/moe/add_shared.cuh */
+struct hadal_add_shared_params {
+    uint64_t output; /* in and out: F32 [elements], 16-byte aligned */
+    uint64_t shared; /* BF16 [elements], 8-byte aligned */
+    uint64_t elements; /* a multiple of 4 */
+};
+
+static_assert(sizeof(struct hadal_route_params) == 80, "ABI with the host");
+static_assert(sizeof(struct hadal_swiglu_quantise_params) == 48, "ABI with the host");
+static_assert(sizeof(struct hadal_add_shared_params) == 24, "ABI with the host");
+
+#endif
