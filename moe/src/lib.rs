@@ -6,4 +6,6 @@
 pub mod checkpoint;
 pub mod config;
 pub mod error;
+pub mod oracle;
+pub mod seeded;
 pub mod tensors;
