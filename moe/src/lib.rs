@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod capture;
+pub mod check;
 pub mod checkpoint;
 pub mod config;
 pub mod error;
