@@ -1,0 +1,138 @@
+//! wgmma element by element, through the model. Right for every type; slow.
+
+use super::{Accumulators, Addend, K_BYTES, Kind, M, Tile};
+use crate::tensor::format::Format;
+use crate::tensor::model::{self, Accumulator, Mma};
+
+/// Where an element of D stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) warp: usize,
+    pub(super) register: usize,
+    pub(super) lane: usize,
+    /// Bits to the right of the element in its register.
+    pub(super) shift: u32,
+    /// The element's bits, before the shift.
+    pub(super) mask: u32,
+}
+
+impl Place {
+    /// The place of `(row, column)` with 32-bit or f16 accumulators.
+    pub(super) fn of(row: usize, column: usize, accumulator_bits: u32) -> Self {
+        let lower = (row / 8) % 2;
+        let pair = column % 2;
+        let lane = 4 * (row % 8) + (column % 8) / 2;
+        let warp = row / 16;
+        if accumulator_bits == 16 {
+            return Self {
+                warp,
+                register: 2 * (column / 8) + lower,
+                lane,
+                shift: if pair == 0 { 0 } else { 16 },
+                mask: 0xFFFF,
+            };
+        }
+        Self {
+            warp,
+            register: 4 * (column / 8) + 2 * lower + pair,
+            lane,
+            shift: 0,
+            mask: u32::MAX,
+        }
+    }
+}
+
+impl Accumulators<'_> {
+    pub(super) fn get(&self, place: Place) -> u32 {
+        (self.lanes(place.warp, place.register)[place.lane] >> place.shift) & place.mask
+    }
+
+    pub(super) fn set(&mut self, place: Place, bits: u32) {
+        let word = &mut self.lanes_mut(place.warp, place.register)[place.lane];
+        *word = (*word & !(place.mask << place.shift)) | (bits << place.shift);
+    }
+}
+
+/// The elements of a packed row, one per word.
+fn elements(row: &[u8], format: Format) -> Vec<u32> {
+    let word = |bytes: &[u8]| {
+        let mut word = [0; 4];
+        word[..bytes.len()].copy_from_slice(bytes);
+        u32::from_le_bytes(word)
+    };
+    row.chunks_exact(format.bytes()).map(word).collect()
+}
+
+/// `row` of A with the sign of every element flipped.
+fn negated(mut row: Vec<u32>, format: Format) -> Vec<u32> {
+    let sign = match format {
+        Format::Tf32 | Format::F32 => 31,
+        _ => format.fraction_bits() + format.exponent_bits(),
+    };
+    row.iter_mut().for_each(|word| *word ^= 1 << sign);
+    row
+}
+
+pub(super) fn multiply_add(
+    tile: &Tile,
+    a: &[u8],
+    b: &[u8],
+    d: &mut Accumulators<'_>,
+    addend: Addend,
+) {
+    match tile.kind {
+        Kind::Float(mma) => {
+            for row in 0..M {
+                for column in 0..tile.n {
+                    float_element(tile, mma, (a, b), d, (row, column), addend);
+                }
+            }
+        }
+        Kind::Int { a_signed, b_signed } => {
+            let widen = |byte: u8, signed: bool| match signed {
+                true => i32::from(byte.cast_signed()),
+                false => i32::from(byte),
+            };
+            for (row, a) in a.chunks_exact(K_BYTES).enumerate() {
+                for (column, b) in b.chunks_exact(K_BYTES).enumerate() {
+                    let place = Place::of(row, column, 32);
+                    let mut sum = match addend {
+                        Addend::Zero => 0,
+                        Addend::Accumulator => d.get(place).cast_signed(),
+                    };
+                    for (&a, &b) in a.iter().zip(b) {
+                        // Without .satfinite the accumulator wraps.
+                        sum = sum.wrapping_add(widen(a, a_signed) * widen(b, b_signed));
+                    }
+                    d.set(place, sum.cast_unsigned());
+                }
+            }
+        }
+    }
+}
+
+/// One element of D by the model.
+pub(super) fn float_element(
+    tile: &Tile,
+    mma: Mma,
+    (a, b): (&[u8], &[u8]),
+    d: &mut Accumulators<'_>,
+    (row, column): (usize, usize),
+    addend: Addend,
+) {
+    let bits = match mma.d {
+        Accumulator::F32 => 32,
+        Accumulator::F16 => 16,
+    };
+    let place = Place::of(row, column, bits);
+    let c = match addend {
+        Addend::Zero => 0,
+        Addend::Accumulator => d.get(place),
+    };
+    let mut a = elements(&a[row * K_BYTES..][..K_BYTES], mma.a);
+    if tile.negate {
+        a = negated(a, mma.a);
+    }
+    let b = elements(&b[column * K_BYTES..][..K_BYTES], mma.b);
+    d.set(place, model::dot(mma, &a, &b, c));
+}
