@@ -80,19 +80,31 @@ struct SharedLayout {
     static constexpr uint32_t kBytes = kEmpty + Config::kStages * sizeof(uint64_t);
 };
 
+// Consecutive uses of the ring that do not cross its end, hence share a parity.
+struct Run {
+    uint32_t stage;  // of the first
+    uint32_t count;
+    uint32_t parity;
+};
+
 // Position in the ring of stages.
 template <uint32_t kStages>
-struct RingPosition {
-    uint32_t stage = 0;
-    uint32_t parity = 0;
-
-    __device__ __forceinline__ void advance() {
-        ++stage;
-        if (stage == kStages) {
-            stage = 0;
-            parity ^= 1;
+class Ring {
+  public:
+    // The next uses, at least one and at most `wanted` > 0 of them.
+    __device__ __forceinline__ Run take(uint32_t wanted) {
+        const Run run{stage_, min(wanted, kStages - stage_), parity_};
+        stage_ += run.count;
+        if (stage_ == kStages) {
+            stage_ = 0;
+            parity_ ^= 1;
         }
+        return run;
     }
+
+  private:
+    uint32_t stage_ = 0;
+    uint32_t parity_ = 0;
 };
 
 __device__ __forceinline__ void wait(uint32_t barrier, uint32_t parity) {
@@ -105,14 +117,14 @@ template <class Config>
 __device__ __forceinline__ void produce(const hadal_fp8_gemm_1d2d_params& params, uint32_t shared) {
     using Layout = SharedLayout<Config>;
     TileScheduler<Config::kTileM, Config::kForm> scheduler(params);
-    RingPosition<Config::kStages> ring;
+    Ring<Config::kStages> ring;
     Tile tile;
     while (scheduler.next(tile)) {
         const uint32_t b_row = (tile.group * params.n_blocks + tile.n_block) * kTileN;
         for (uint32_t block = 0; block < params.k_blocks; ++block) {
-            const uint32_t stage = ring.stage;
+            const auto [stage, count, parity] = ring.take(1);
             const uint32_t full = shared + Layout::kFull + stage * sizeof(uint64_t);
-            wait(shared + Layout::kEmpty + stage * sizeof(uint64_t), ring.parity ^ 1);
+            wait(shared + Layout::kEmpty + stage * sizeof(uint64_t), parity ^ 1);
             isa::mbarrier_arrive_expect_tx(full, Layout::kStageBytes);
             isa::tma_load_2d(shared + Layout::kA + stage * Layout::kStageA, params.a, full,
                              block * kTileK, tile.row);
@@ -120,25 +132,27 @@ __device__ __forceinline__ void produce(const hadal_fp8_gemm_1d2d_params& params
                              block * kTileK, b_row);
             isa::tma_load_2d(shared + Layout::kScale + stage * Layout::kStageScale, params.scale_a,
                              full, tile.scale_x, tile.scale_y + block);
-            ring.advance();
         }
     }
     isa::griddepcontrol_launch_dependents();
 }
 
-// P_b of one K block: four wgmma from zero, then all of them waited for.
-__device__ __forceinline__ void multiply_block(float (&partial)[kAccumulators], uint32_t a,
-                                               uint32_t b) {
-    const uint64_t a_descriptor = isa::wgmma_descriptor_k_major_128b(a);
-    const uint64_t b_descriptor = isa::wgmma_descriptor_k_major_128b(b);
+// Starts P_b of one K block: four wgmma from zero, one group. `a` and `b` are the low words of the
+// operands' descriptors. `partial` may be read after finish_block.
+__device__ __forceinline__ void start_block(float (&partial)[kAccumulators], uint32_t a,
+                                            uint32_t b) {
     isa::pin_accumulators(partial);
     isa::wgmma_fence();
 #pragma unroll
     for (uint32_t k = 0; k < kTileK / kWgmmaK; ++k) {
         const uint32_t step = k * (kWgmmaK >> 4);
-        isa::wgmma_m64n128k32_e4m3(partial, a_descriptor + step, b_descriptor + step, k != 0);
+        isa::wgmma_m64n128k32_e4m3(partial, isa::wgmma_descriptor_k_major_128b(a + step),
+                                   isa::wgmma_descriptor_k_major_128b(b + step), k != 0);
     }
     isa::wgmma_commit_group();
+}
+
+__device__ __forceinline__ void finish_block(float (&partial)[kAccumulators]) {
     isa::wgmma_wait_group<0>();
     isa::pin_accumulators(partial);
 }
@@ -197,46 +211,89 @@ __device__ __forceinline__ void store_tile(const hadal_fp8_gemm_1d2d_params& par
     }
 }
 
-// Role: one warpgroup computes and stores 64 rows of every tile of this CTA.
+// Where one thread finds its part of a stage; moves from stage to stage by additions only.
+template <class Config>
+struct StageView {
+    using Layout = SharedLayout<Config>;
+
+    uint32_t full;   // barrier
+    uint32_t a;      // low word of the wgmma descriptor of the warpgroup's 64 rows
+    uint32_t b;      // the same of B
+    uint32_t scale;  // address of the scale of the thread's first row; eight rows on is its second
+
+    // Stage 0.
+    __device__ __forceinline__ StageView(uint32_t shared, uint32_t warp) {
+        // Accumulator layout: see isa/wgmma.cuh.
+        const uint32_t row = warp * 16 + threadIdx.x % kWarp / 4;
+        full = shared + Layout::kFull;
+        a = isa::wgmma_descriptor_low(shared + Layout::kA + warp / 4 * (kWgmmaM * kTileK));
+        b = isa::wgmma_descriptor_low(shared + Layout::kB);
+        scale = shared + Layout::kScale + row * sizeof(float);
+    }
+
+    __device__ __forceinline__ void advance(uint32_t stages) {
+        full += stages * sizeof(uint64_t);
+        a += stages * (Layout::kStageA >> 4);
+        b += stages * (Layout::kStageB >> 4);
+        scale += stages * Layout::kStageScale;
+    }
+};
+
+// Adds the K blocks of one run of stages to `sum`. Lane l holds in `scales_b` the scale of B of the
+// run's l-th block from the end (l counts from 1). Unrolling would only multiply the code: the
+// bodies are strictly serial, the other warpgroup fills the gaps.
+template <class Config>
+__device__ __forceinline__ void accumulate(float (&sum)[kAccumulators], StageView<Config> view,
+                                           const Run& run, float scales_b) {
+    using Layout = SharedLayout<Config>;
+#pragma unroll 1
+    for (uint32_t left = run.count; left != 0; --left, view.advance(1)) {
+        wait(view.full, run.parity);
+        const float scale_low = isa::ld_shared_f32(view.scale);
+        const float scale_high = isa::ld_shared_f32(view.scale + 8 * sizeof(float));
+        float partial[kAccumulators];
+        start_block(partial, view.a, view.b);
+        // The first use of scales_b in a run waits for its load: here the products hide that.
+        const float scale_b = __shfl_sync(0xffffffff, scales_b, left);
+        const float low = scale_low * scale_b;
+        const float high = scale_high * scale_b;
+        finish_block(partial);
+        if (threadIdx.x % kWarp == 0) {
+            isa::mbarrier_arrive(view.full + (Layout::kEmpty - Layout::kFull));
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < kAccumulators; ++i) {
+            sum[i] = __fmaf_rn(i % 4 < 2 ? low : high, partial[i], sum[i]);
+        }
+    }
+}
+
+// Role: one warpgroup computes and stores 64 rows of every tile of this CTA. `warp` counts the
+// consumer warps of the CTA.
 template <class Config>
 __device__ __forceinline__ void consume(const hadal_fp8_gemm_1d2d_params& params, uint32_t shared,
                                         uint32_t warp) {
     using Layout = SharedLayout<Config>;
     const uint32_t lane = threadIdx.x % kWarp;
-    const uint32_t warp_row = warp * 16;  // of the tile; accumulator layout: see isa/wgmma.cuh
-    const uint32_t a_base = shared + Layout::kA + warp / 4 * (kWgmmaM * kTileK);
-    const uint32_t scale_base = shared + Layout::kScale + (warp_row + lane / 4) * sizeof(float);
+    const StageView<Config> first_stage(shared, warp);
     TileScheduler<Config::kTileM, Config::kForm> scheduler(params);
-    RingPosition<Config::kStages> ring;
+    Ring<Config::kStages> ring;
     Tile tile;
     while (scheduler.next(tile)) {
-        uint64_t scale_b_at = params.scale_b + uint64_t{tile.group * params.n_blocks + tile.n_block} *
-                                                   params.k_blocks * sizeof(float);
+        const uint64_t scales_row = uint64_t{tile.group} * params.n_blocks + tile.n_block;
+        uint64_t scales_at = params.scale_b + (scales_row * params.k_blocks - lane) * sizeof(float);
         float sum[kAccumulators] = {};
-        for (uint32_t block = 0; block < params.k_blocks; ++block) {
-            const uint32_t stage = ring.stage;
-            // Asked for early, needed after the products: its latency hides behind them.
-            const float scale_b = isa::ld_global_nc_f32(scale_b_at);
-            scale_b_at += sizeof(float);
-            wait(shared + Layout::kFull + stage * sizeof(uint64_t), ring.parity);
-            const uint32_t scale_at = scale_base + stage * Layout::kStageScale;
-            const float scale_low = isa::ld_shared_f32(scale_at);
-            const float scale_high = isa::ld_shared_f32(scale_at + 8 * sizeof(float));
-            float partial[kAccumulators];
-            multiply_block(partial, a_base + stage * Layout::kStageA,
-                           shared + Layout::kB + stage * Layout::kStageB);
-            if (lane == 0) {
-                isa::mbarrier_arrive(shared + Layout::kEmpty + stage * sizeof(uint64_t));
-            }
-            const float low = scale_low * scale_b;
-            const float high = scale_high * scale_b;
-#pragma unroll
-            for (uint32_t i = 0; i < kAccumulators; ++i) {
-                sum[i] = __fmaf_rn(i % 4 < 2 ? low : high, partial[i], sum[i]);
-            }
-            ring.advance();
+        for (uint32_t left = params.k_blocks; left != 0;) {
+            const Run run = ring.take(left);
+            left -= run.count;
+            scales_at += run.count * sizeof(float);
+            float scales_b = 0;
+            if (lane - 1 < run.count) scales_b = isa::ld_global_nc_f32(scales_at);
+            StageView<Config> view = first_stage;
+            view.advance(run.stage);
+            accumulate(sum, view, run, scales_b);
         }
-        store_tile<Config>(params, tile, warp_row,
+        store_tile<Config>(params, tile, warp * 16,
                            shared + Layout::kOutput + warp * Layout::kWarpOutput, sum);
     }
 }
@@ -260,6 +317,7 @@ __device__ __forceinline__ void fp8_gemm_1d2d(const hadal_fp8_gemm_1d2d_params& 
     using Layout = SharedLayout<Config>;
     static_assert(Config::kTileM == 64 || Config::kTileM == 128,
                   "a consumer warpgroup owns 64 rows; one or two of them fit the register file");
+    static_assert(Config::kStages < kWarp, "one lane holds the scale of one stage of a run");
     static_assert(Config::kStages >= 2, "the pipeline needs a stage to fill and a stage to read");
     static_assert(Layout::kBytes <= 232448, "sm_90 has 227 KB of shared memory per CTA");
     static_assert(Layout::kStageA % 1024 == 0 && Layout::kStageB % 1024 == 0,

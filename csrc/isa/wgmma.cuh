@@ -19,15 +19,19 @@
 namespace hadal::isa {
 
 // Shared-memory matrix descriptor ("Matrix Descriptor Format") of a K-major operand whose rows are one
-// 128-byte swizzle width: bits 0-13 address / 16, 16-29 leading offset (unused here: 1), 32-45 the
-// 1024 bytes from one group of eight rows to the next, 62-63 the swizzle (1 = 128 bytes).
-// `address` is a shared address, 1024-byte aligned; stepping k by 32 bytes adds 2 to the descriptor,
-// because the swizzle is a function of the absolute address.
-__device__ __forceinline__ uint64_t wgmma_descriptor_k_major_128b(uint32_t address) {
-    constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
-    constexpr uint64_t kStride = uint64_t{1024 >> 4} << 32;
-    constexpr uint64_t kLeading = uint64_t{1} << 16;
-    return kSwizzle128 | kStride | kLeading | ((address & 0x3ffffu) >> 4);
+// 128-byte swizzle width. Low word: bits 0-13 address / 16, 16-29 leading offset (unused here: 1). High
+// word: bits 0-13 the 1024 bytes from one group of eight rows to the next, 30-31 the swizzle (1 = 128
+// bytes). Kept as two words, because only the low one changes in a loop: moving by n bytes adds n / 16
+// to it, and that holds for 32-byte steps along k too, as the swizzle is a function of the absolute
+// address. Matrices begin at a multiple of 1024 bytes.
+__device__ __forceinline__ uint32_t wgmma_descriptor_low(uint32_t address) {
+    return (1u << 16) | ((address & 0x3ffffu) >> 4);
+}
+
+// The descriptor with the given low word.
+__device__ __forceinline__ uint64_t wgmma_descriptor_k_major_128b(uint32_t low) {
+    constexpr uint32_t kHigh = (1u << 30) | (1024u >> 4);
+    return uint64_t{kHigh} << 32 | low;
 }
 
 // Orders earlier register and shared-memory accesses of the warpgroup before the next mma_async.
