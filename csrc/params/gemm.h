@@ -2,7 +2,6 @@
 #ifndef HADAL_PARAMS_GEMM_H
 #define HADAL_PARAMS_GEMM_H
 
-#include <stddef.h>
 #include <stdint.h>
 
 #include "tensor_map.h"
@@ -31,7 +30,7 @@ struct hadal_fp8_gemm_1d2d_params {
 
 static_assert(sizeof(struct hadal_fp8_gemm_1d2d_params) == 512, "ABI with the host: size");
 static_assert(alignof(struct hadal_fp8_gemm_1d2d_params) == 128, "ABI with the host: alignment");
-static_assert(offsetof(struct hadal_fp8_gemm_1d2d_params, scale_b) == 384, "ABI with the host");
-static_assert(offsetof(struct hadal_fp8_gemm_1d2d_params, m) == 408, "ABI with the host");
+static_assert(__builtin_offsetof(struct hadal_fp8_gemm_1d2d_params, scale_b) == 384, "ABI with the host");
+static_assert(__builtin_offsetof(struct hadal_fp8_gemm_1d2d_params, m) == 408, "ABI with the host");
 
 #endif

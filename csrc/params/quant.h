@@ -2,7 +2,6 @@
 #ifndef HADAL_PARAMS_QUANT_H
 #define HADAL_PARAMS_QUANT_H
 
-#include <stddef.h>
 #include <stdint.h>
 
 struct hadal_quantise_1x128_params {
@@ -16,6 +15,6 @@ struct hadal_quantise_1x128_params {
 };
 
 static_assert(sizeof(struct hadal_quantise_1x128_params) == 48, "ABI with the host: size");
-static_assert(offsetof(struct hadal_quantise_1x128_params, rows) == 40, "ABI with the host: rows");
+static_assert(__builtin_offsetof(struct hadal_quantise_1x128_params, rows) == 40, "ABI with the host: rows");
 
 #endif
