@@ -5,6 +5,8 @@
 //! operands is that of the PTX text unless the variant says otherwise. Register operands are
 //! *slots* of the warp's register file, already allocated by liveness.
 
+pub(crate) mod decode;
+
 use smallvec::SmallVec;
 
 /// Operand and memory element types.
@@ -515,6 +517,23 @@ pub struct Wgmma {
     pub transpose_b: bool,
 }
 
+/// Fields of a tensor map that `tensormap.replace` writes; dimensions count from 0 (innermost).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names are those of the PTX ISA")]
+pub enum TensormapField {
+    GlobalAddress,
+    Rank,
+    BoxDim(u8),
+    GlobalDim(u8),
+    /// In bytes; `GlobalStride(0)` is the stride of dimension 1.
+    GlobalStride(u8),
+    ElementStride(u8),
+    Elemtype,
+    InterleaveLayout,
+    SwizzleMode,
+    FillMode,
+}
+
 /// Memory access shape shared by loads and stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Access {
@@ -720,6 +739,16 @@ pub enum Op {
     Mbarrier(MbarOp, Space, i64),
     /// Bulk asynchronous family. Offsets are already folded in by lowering.
     Bulk(BulkOp),
+    /// `tensormap.replace.tile`: `src` = address of the 128-byte map, new value (B64 for the global
+    /// address and strides, B32 otherwise).
+    TensormapReplace {
+        /// Field.
+        field: TensormapField,
+        /// Generic, global or shared.
+        space: Space,
+        /// Added to the address.
+        offset: i64,
+    },
     /// `wgmma.mma_async`.
     Wgmma(Wgmma),
     /// `wgmma.fence`.

@@ -1,1 +1,84 @@
-//! ptx
+//! PTX text: lexer, parser and the declarations of a module.
+//!
+//! [`parse`] reads a whole module and keeps bodies as unresolved statements; typing and resolution
+//! happen in [`crate::ir::lower`]. Source: PTX ISA 9.0 (texts up to 9.4 are accepted).
+
+pub(crate) mod ast;
+mod body;
+mod globals;
+pub(crate) mod lexer;
+mod parser;
+mod variable;
+
+pub use ast::Linkage;
+pub use globals::{Global, GlobalSpace, Relocation};
+
+use crate::error::PtxError;
+
+/// A parsed module.
+#[derive(Debug)]
+pub struct Module {
+    version: (u32, u32),
+    target: String,
+    pub(crate) words: Vec<Box<str>>,
+    pub(crate) variables: Vec<ast::Variable>,
+    pub(crate) functions: Vec<ast::Function>,
+    globals: Vec<Global>,
+}
+
+impl Module {
+    /// `.version`: major and minor.
+    #[must_use]
+    pub fn version(&self) -> (u32, u32) {
+        self.version
+    }
+
+    /// `.target`, such as `sm_90a`.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// The module's `.global` and `.const` variables, in order of declaration.
+    #[must_use]
+    pub fn globals(&self) -> &[Global] {
+        &self.globals
+    }
+
+    /// The names of the entries, in order of definition.
+    pub fn entries(&self) -> impl Iterator<Item = &str> {
+        self.functions
+            .iter()
+            .filter(|f| f.entry && f.body.is_some())
+            .map(|f| self.word(f.name))
+    }
+
+    pub(crate) fn word(&self, sym: lexer::Sym) -> &str {
+        self.words.get(sym.0 as usize).map_or("?", |word| word)
+    }
+}
+
+/// Parses a PTX module.
+///
+/// # Errors
+/// [`PtxError::Syntax`] where the text is not PTX, [`PtxError::Unsupported`] for directives and
+/// declarations that softgpu does not implement, both with line and column. Instructions are
+/// checked by [`crate::ir::lower::lower`].
+pub fn parse(text: &str) -> Result<Module, PtxError> {
+    let mut parser = parser::Parser::new(text)?;
+    let parsed = parser.module()?;
+    let Some(version) = parsed.version else {
+        return Err(lexer::Pos { line: 1, column: 1 }.syntax("`.version` is missing"));
+    };
+    let words = parser.lexer.names.into_words();
+    let word = |sym: lexer::Sym| words.get(sym.0 as usize).map_or("?", |w| w);
+    let globals = globals::collect(&parsed, &word)?;
+    Ok(Module {
+        version,
+        target: parsed.target,
+        words,
+        variables: parsed.variables,
+        functions: parsed.functions,
+        globals,
+    })
+}

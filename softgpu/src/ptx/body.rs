@@ -1,0 +1,197 @@
+//! Function bodies: statements and operands.
+
+use smallvec::SmallVec;
+
+use super::ast::{Base, Instruction, Linkage, Number, Operand, RegDecl, Statement, Variable};
+use super::lexer::{Pos, Sym, Tok};
+use super::parser::Parser;
+use crate::error::PtxError;
+
+impl Parser<'_> {
+    /// Statements up to the `}` that closes the function; its `{` has been read.
+    pub(crate) fn body(&mut self) -> Result<Vec<Statement>, PtxError> {
+        let mut out = Vec::new();
+        let mut depth = 0usize;
+        loop {
+            if self.accept(b'{')? {
+                depth += 1;
+                out.push(Statement::Open);
+            } else if self.accept(b'}')? {
+                if depth == 0 {
+                    return Ok(out);
+                }
+                depth -= 1;
+                out.push(Statement::Close);
+            } else if !self.accept(b';')? {
+                self.statement(&mut out)?;
+            }
+        }
+    }
+
+    fn statement(&mut self, out: &mut Vec<Statement>) -> Result<(), PtxError> {
+        let pos = self.pos();
+        match self.token.tok {
+            Tok::Directive(sym) => self.declaration(self.name(sym), out),
+            Tok::Word(word) => {
+                self.advance()?;
+                if self.accept(b':')? {
+                    return self.label(word, pos, out);
+                }
+                self.instruction(word, pos, None, out)
+            }
+            Tok::Punct(b'@') => {
+                self.advance()?;
+                let negated = self.accept(b'!')?;
+                let guard = self.expect_word("a predicate")?;
+                let pos = self.pos();
+                let opcode = self.expect_word("an instruction")?;
+                self.instruction(opcode, pos, Some((guard, negated)), out)
+            }
+            _ => self.expected("a statement"),
+        }
+    }
+
+    fn label(&mut self, word: Sym, pos: Pos, out: &mut Vec<Statement>) -> Result<(), PtxError> {
+        out.push(Statement::Label(word, pos));
+        match self.directive() {
+            Some(".branchtargets") => {
+                self.advance()?;
+                let mut targets = vec![self.expect_word("a label")?];
+                while self.accept(b',')? {
+                    targets.push(self.expect_word("a label")?);
+                }
+                out.push(Statement::BranchTargets(targets));
+                self.expect(b';')
+            }
+            Some(directive @ (".callprototype" | ".calltargets")) => {
+                Err(self.pos().unsupported(format!("directive `{directive}`")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn declaration(&mut self, directive: &str, out: &mut Vec<Statement>) -> Result<(), PtxError> {
+        match directive {
+            ".reg" => {
+                self.advance()?;
+                let mut registers: Vec<RegDecl> = Vec::new();
+                self.registers(&mut registers)?;
+                out.extend(registers.into_iter().map(Statement::Reg));
+                Ok(())
+            }
+            ".loc" | ".file" | ".pragma" | ".section" => self.skip_hint(directive),
+            _ => {
+                let linkage: Linkage = self.linkage()?;
+                let mut variables: Vec<Variable> = Vec::new();
+                self.variables(linkage, &mut variables)?;
+                out.extend(variables.into_iter().map(Statement::Variable));
+                Ok(())
+            }
+        }
+    }
+
+    fn instruction(
+        &mut self,
+        opcode: Sym,
+        pos: Pos,
+        guard: Option<(Sym, bool)>,
+        out: &mut Vec<Statement>,
+    ) -> Result<(), PtxError> {
+        let mut operands = SmallVec::new();
+        while !self.at(b';') {
+            operands.push(self.operand()?);
+            if !self.accept(b',')? {
+                break;
+            }
+        }
+        self.expect(b';')?;
+        out.push(Statement::Instruction(Instruction {
+            pos,
+            guard,
+            opcode,
+            operands,
+        }));
+        Ok(())
+    }
+
+    fn operand(&mut self) -> Result<Operand, PtxError> {
+        match self.token.tok {
+            Tok::Punct(b'{') => {
+                self.advance()?;
+                let items = self.items(b'}')?;
+                Ok(Operand::Vector(items))
+            }
+            Tok::Punct(b'(') => {
+                self.advance()?;
+                let items = self.items(b')')?;
+                Ok(Operand::List(items))
+            }
+            Tok::Punct(b'[') => self.address(),
+            _ => {
+                let first = self.simple()?;
+                if !self.accept(b'|')? {
+                    return Ok(first);
+                }
+                let second = self.simple()?;
+                Ok(Operand::Pair(Box::new((first, second))))
+            }
+        }
+    }
+
+    /// Simple operands up to the closing character; the opening one has been read.
+    fn items(&mut self, close: u8) -> Result<Vec<Operand>, PtxError> {
+        let mut items = Vec::new();
+        while !self.at(close) {
+            items.push(self.simple()?);
+            if !self.accept(b',')? {
+                break;
+            }
+        }
+        self.expect(close)?;
+        Ok(items)
+    }
+
+    /// A name (with offset), a number, or a negated predicate.
+    fn simple(&mut self) -> Result<Operand, PtxError> {
+        match self.token.tok {
+            Tok::Word(name) => {
+                self.advance()?;
+                if self.at(b'+') || self.at(b'-') {
+                    return Ok(Operand::Offset(name, self.offset()?));
+                }
+                Ok(Operand::Name(name))
+            }
+            Tok::Punct(b'!') => {
+                self.advance()?;
+                Ok(Operand::Not(self.expect_word("a predicate")?))
+            }
+            Tok::Int(_) | Tok::F32(_) | Tok::F64(_) | Tok::Punct(b'-' | b'~' | b'+') => {
+                Ok(Operand::Number(self.number()?))
+            }
+            _ => self.expected("an operand"),
+        }
+    }
+
+    fn address(&mut self) -> Result<Operand, PtxError> {
+        self.expect(b'[')?;
+        let pos = self.pos();
+        let base = if let Tok::Word(name) = self.token.tok {
+            self.advance()?;
+            Base::Name(name)
+        } else {
+            match self.number()? {
+                Number::Int(value) => Base::Absolute(value),
+                _ => return Err(pos.syntax("an address must be an integer")),
+            }
+        };
+        let offset = self.offset()?;
+        let operand = if self.accept(b',')? {
+            self.expect(b'{')?;
+            Operand::Tensor(base, offset, self.items(b'}')?)
+        } else {
+            Operand::Address(base, offset)
+        };
+        self.expect(b']')?;
+        Ok(operand)
+    }
+}

@@ -1,0 +1,338 @@
+//! Recursive descent over the tokens of a module: directives, functions and their headers.
+//! Statements and operands are in [`body`](super::body), variables in
+//! [`variable`](super::variable).
+//!
+//! Nothing is recursive in the depth of the input, so hostile text cannot exhaust the stack.
+//! Debugging directives (`.file`, `.loc`, `.section`) are skipped; a directive that is not known is
+//! an error. Source: PTX ISA 9.0, "Directives".
+
+use super::ast::{Function, Linkage, Variable};
+use super::lexer::{Lexer, Pos, Sym, Tok, Token};
+use crate::error::PtxError;
+
+pub(crate) struct Parser<'a> {
+    pub(crate) lexer: Lexer<'a>,
+    /// The token under the cursor.
+    pub(crate) token: Token,
+}
+
+/// Everything a text declares.
+#[derive(Debug, Default)]
+pub(crate) struct Parsed {
+    pub(crate) version: Option<(u32, u32)>,
+    pub(crate) target: String,
+    pub(crate) variables: Vec<Variable>,
+    pub(crate) functions: Vec<Function>,
+}
+
+impl<'a> Parser<'a> {
+    pub(crate) fn new(text: &'a str) -> Result<Self, PtxError> {
+        let mut lexer = Lexer::new(text);
+        let token = lexer.next()?;
+        Ok(Self { lexer, token })
+    }
+
+    pub(crate) fn name(&self, sym: Sym) -> &'a str {
+        self.lexer.names.get(sym)
+    }
+
+    pub(crate) fn pos(&self) -> Pos {
+        self.token.pos
+    }
+
+    /// Moves on and returns the token that was under the cursor.
+    pub(crate) fn advance(&mut self) -> Result<Token, PtxError> {
+        let token = self.token;
+        self.token = self.lexer.next()?;
+        Ok(token)
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        match self.token.tok {
+            Tok::Word(sym) | Tok::Directive(sym) => format!("`{}`", self.name(sym)),
+            Tok::Int(value) => format!("`{value}`"),
+            Tok::F32(bits) => format!("`0f{bits:08X}`"),
+            Tok::F64(bits) => format!("`0d{bits:016X}`"),
+            Tok::Str => "a string".into(),
+            Tok::Punct(byte) => format!("`{}`", char::from(byte)),
+            Tok::End => "the end of the text".into(),
+        }
+    }
+
+    pub(crate) fn expected<T>(&self, what: &str) -> Result<T, PtxError> {
+        let found = self.describe();
+        Err(self.pos().syntax(format!("expected {what}, found {found}")))
+    }
+
+    pub(crate) fn at(&self, byte: u8) -> bool {
+        self.token.tok == Tok::Punct(byte)
+    }
+
+    /// Consumes the punctuation if it is there.
+    pub(crate) fn accept(&mut self, byte: u8) -> Result<bool, PtxError> {
+        let found = self.at(byte);
+        if found {
+            self.advance()?;
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn expect(&mut self, byte: u8) -> Result<(), PtxError> {
+        if self.accept(byte)? {
+            return Ok(());
+        }
+        self.expected(&format!("`{}`", char::from(byte)))
+    }
+
+    pub(crate) fn expect_word(&mut self, what: &str) -> Result<Sym, PtxError> {
+        if let Tok::Word(sym) = self.token.tok {
+            self.advance()?;
+            return Ok(sym);
+        }
+        self.expected(what)
+    }
+
+    pub(crate) fn expect_u32(&mut self, what: &str) -> Result<u32, PtxError> {
+        let pos = self.pos();
+        if let Tok::Int(value) = self.token.tok {
+            self.advance()?;
+            return u32::try_from(value)
+                .map_err(|_| pos.syntax(format!("{what} {value} does not fit 32 bits")));
+        }
+        self.expected(what)
+    }
+
+    /// The directive under the cursor.
+    pub(crate) fn directive(&self) -> Option<&'a str> {
+        match self.token.tok {
+            Tok::Directive(sym) => Some(self.name(sym)),
+            _ => None,
+        }
+    }
+
+    /// Parses the whole module.
+    pub(crate) fn module(&mut self) -> Result<Parsed, PtxError> {
+        let mut parsed = Parsed::default();
+        loop {
+            if self.token.tok == Tok::End {
+                return Ok(parsed);
+            }
+            if self.accept(b';')? {
+                continue;
+            }
+            let Some(directive) = self.directive() else {
+                return self.expected("a directive");
+            };
+            self.module_item(directive, &mut parsed)?;
+        }
+    }
+
+    fn module_item(&mut self, directive: &str, parsed: &mut Parsed) -> Result<(), PtxError> {
+        match directive {
+            ".version" => {
+                self.advance()?;
+                parsed.version = Some(self.version()?);
+            }
+            ".target" => {
+                self.advance()?;
+                parsed.target = self.target()?;
+            }
+            ".address_size" => {
+                let pos = self.pos();
+                self.advance()?;
+                if self.expect_u32("an address size")? != 64 {
+                    return Err(pos.unsupported("`.address_size` other than 64"));
+                }
+            }
+            ".file" | ".loc" | ".section" | ".pragma" => self.skip_hint(directive)?,
+            _ => {
+                let linkage = self.linkage()?;
+                match self.directive() {
+                    Some(".entry" | ".func") => {
+                        let function = self.function(linkage)?;
+                        parsed.functions.push(function);
+                    }
+                    Some(_) => self.variables(linkage, &mut parsed.variables)?,
+                    None => return self.expected("a declaration"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn version(&mut self) -> Result<(u32, u32), PtxError> {
+        let pos = self.pos();
+        let Tok::F64(bits) = self.token.tok else {
+            return self.expected("a version such as `9.0`");
+        };
+        self.advance()?;
+        // `9.0` is lexed as a decimal fraction; minor versions have one digit.
+        let tenths = (f64::from_bits(bits) * 10.0).round();
+        if !(10.0..=94.0).contains(&tenths) {
+            return Err(pos.unsupported(format!("PTX version {}", tenths / 10.0)));
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the range was checked above"
+        )]
+        let tenths = tenths as u32;
+        Ok((tenths / 10, tenths % 10))
+    }
+
+    fn target(&mut self) -> Result<String, PtxError> {
+        let target = self.expect_word("a target")?;
+        while self.accept(b',')? {
+            self.expect_word("a target option")?;
+        }
+        Ok(self.name(target).to_owned())
+    }
+
+    pub(crate) fn linkage(&mut self) -> Result<Linkage, PtxError> {
+        let mut linkage = Linkage::Internal;
+        loop {
+            linkage = match self.directive() {
+                Some(".visible") => Linkage::Visible,
+                Some(".weak" | ".common") => Linkage::Weak,
+                Some(".extern") => Linkage::External,
+                _ => return Ok(linkage),
+            };
+            self.advance()?;
+        }
+    }
+
+    /// Skips a directive without meaning for execution; the cursor stands on it.
+    pub(crate) fn skip_hint(&mut self, directive: &str) -> Result<(), PtxError> {
+        match directive {
+            ".file" | ".loc" => {
+                self.lexer.skip_line();
+                self.advance()?;
+            }
+            ".pragma" => {
+                while !self.at(b';') {
+                    if self.token.tok == Tok::End {
+                        return self.expected("`;`");
+                    }
+                    self.advance()?;
+                }
+                self.advance()?;
+            }
+            _ => {
+                while !self.at(b'{') {
+                    if self.token.tok == Tok::End {
+                        return self.expected("`{`");
+                    }
+                    self.advance()?;
+                }
+                while !self.at(b'}') {
+                    if self.token.tok == Tok::End {
+                        return self.expected("`}`");
+                    }
+                    self.advance()?;
+                }
+                self.advance()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn function(&mut self, linkage: Linkage) -> Result<Function, PtxError> {
+        let pos = self.pos();
+        let entry = self.directive() == Some(".entry");
+        self.advance()?;
+        let returns = if !entry && self.at(b'(') {
+            self.parameters()?
+        } else {
+            Vec::new()
+        };
+        let name = self.expect_word("a function name")?;
+        let params = if self.at(b'(') {
+            self.parameters()?
+        } else {
+            Vec::new()
+        };
+        let mut function = Function {
+            name,
+            pos,
+            entry,
+            returns,
+            params,
+            max_threads: None,
+            req_threads: None,
+            req_cluster: None,
+            max_registers: None,
+            body: None,
+        };
+        self.function_directives(&mut function)?;
+        if self.accept(b';')? {
+            return Ok(function);
+        }
+        if linkage == Linkage::External {
+            return self.expected("`;` after an external declaration");
+        }
+        self.expect(b'{')?;
+        function.body = Some(self.body()?);
+        Ok(function)
+    }
+
+    fn parameters(&mut self) -> Result<Vec<Variable>, PtxError> {
+        self.expect(b'(')?;
+        let mut params = Vec::new();
+        while !self.at(b')') {
+            if self.directive() != Some(".param") {
+                if self.directive() == Some(".reg") {
+                    return Err(self.pos().unsupported("`.reg` parameter"));
+                }
+                return self.expected("`.param`");
+            }
+            params.push(self.parameter()?);
+            if !self.accept(b',')? {
+                break;
+            }
+        }
+        self.expect(b')')?;
+        Ok(params)
+    }
+
+    fn function_directives(&mut self, function: &mut Function) -> Result<(), PtxError> {
+        while let Some(directive) = self.directive() {
+            let pos = self.pos();
+            match directive {
+                ".maxntid" | ".reqntid" | ".reqnctapercluster" => {
+                    self.advance()?;
+                    let extent = Some(self.extent()?);
+                    match directive {
+                        ".maxntid" => function.max_threads = extent,
+                        ".reqntid" => function.req_threads = extent,
+                        _ => function.req_cluster = extent,
+                    }
+                }
+                ".maxnreg" => {
+                    self.advance()?;
+                    function.max_registers = Some(self.expect_u32("a register count")?);
+                }
+                ".minnctapersm" | ".maxnctapersm" | ".maxclusterrank" => {
+                    self.advance()?;
+                    self.expect_u32("a count")?;
+                }
+                ".explicitcluster" | ".blocksareclusters" | ".noreturn" => {
+                    self.advance()?;
+                }
+                ".pragma" | ".loc" | ".file" => self.skip_hint(directive)?,
+                _ => return Err(pos.unsupported(format!("directive `{directive}`"))),
+            }
+        }
+        Ok(())
+    }
+
+    fn extent(&mut self) -> Result<[u32; 3], PtxError> {
+        let mut extent = [1; 3];
+        for axis in 0..3 {
+            if axis > 0 && !self.accept(b',')? {
+                break;
+            }
+            extent[axis] = self.expect_u32("an extent")?;
+        }
+        Ok(extent)
+    }
+}
