@@ -1,0 +1,182 @@
+// Combine of the latency-mode all-to-all (docs/protocol.md): `combine_send` returns every expert's
+// rows to the tokens' ranks, `combine_recv` sums them there in the order of k. The bits do not
+// depend on placement or timing.
+#pragma once
+
+#include <cstdint>
+
+#include "ep/latency_common.cuh"
+#include "isa/convert.cuh"
+
+namespace hadal::ep {
+
+/// Send half: one CTA per local expert. Writes: combine slots and this expert's signal at every
+/// rank, once per round. Reads: combine_credit of every rank.
+template <class Config>
+__device__ __forceinline__ void combine_send(const hadal_ep_combine_send_params& p) {
+    constexpr uint32_t kWarps = Config::kThreads / kWarpLanes;
+    static_assert(Config::kThreads >= HADAL_EP_MAX_RANKS, "one thread per rank");
+    const hadal_ep_latency& ep = p.ep;
+    const uint64_t epoch = current_epoch(ep, HADAL_EP_COMBINE_SEND);
+    const uint32_t buffer = buffer_of(epoch);
+    const uint32_t experts = local_experts(ep, ep.rank);
+    const uint32_t row_bytes = ep.hidden * 2;
+    for (uint32_t expert = blockIdx.x; expert < experts; expert += gridDim.x) {
+        bool ready = true;
+        if (threadIdx.x < ep.ranks) {
+            ready = !aborted(ep) &&
+                    wait_credit(ep, Awaited{combine_credit(ep, ep.rank, threadIdx.x),
+                                            HADAL_EP_COMBINE_SEND, HADAL_EP_PHASE_COMBINE_CREDIT,
+                                            threadIdx.x, 0, epoch, credit_needed(epoch)});
+        }
+        if (__syncthreads_or(!ready) != 0) break;
+        const uint32_t rows =
+            p.abandon != 0
+                ? 0u
+                : static_cast<uint32_t>(reinterpret_cast<const int32_t*>(p.counts)[expert]);
+        const auto* source_of =
+            reinterpret_cast<const hadal_ep_source*>(p.source) + uint64_t{expert} * ep.max_rows;
+        const uint64_t y = p.y + uint64_t{expert} * ep.max_rows * row_bytes;
+        for (uint32_t row = threadIdx.x / kWarpLanes; row < rows; row += kWarps) {
+            const hadal_ep_source to = source_of[row];
+            copy_row(combine_slot(ep, to.rank, buffer, to.token, to.k),
+                     y + uint64_t{row} * row_bytes, row_bytes,
+                     [](uint64_t address) { return isa::ld_global_nc_v4(address); });
+        }
+        // Orders the rows of all warps before the signals.
+        __syncthreads();
+        if (threadIdx.x < ep.ranks) {
+            isa::st_release_sys_u64(
+                combine_signal(ep, threadIdx.x, buffer, first_expert(ep, ep.rank) + expert),
+                signal_word(epoch, p.abandon != 0 ? kSignalAbandoned : 0));
+        }
+    }
+    arrive_last(ep, HADAL_EP_COMBINE_SEND, epoch);
+}
+
+/// Elements of one 16-byte vector of BF16.
+constexpr uint32_t kElements = 8;
+
+/// Sum of one vector of one token, in the order of k, from +0.
+struct Sum {
+    float value[kElements];
+};
+
+/// acc = fma(weight, row, acc) for two elements. BF16 to F32 is exact: the value is the upper half
+/// of the word.
+__device__ __forceinline__ void add_weighted_pair(float* acc, float weight, uint32_t pair) {
+    acc[0] = __fmaf_rn(weight, __uint_as_float(pair << 16), acc[0]);
+    acc[1] = __fmaf_rn(weight, __uint_as_float(pair & 0xffff0000u), acc[1]);
+}
+
+/// acc = fma(weight, row, acc), element by element.
+__device__ __forceinline__ void add_weighted(Sum& acc, float weight, const uint4& row) {
+    add_weighted_pair(acc.value, weight, row.x);
+    add_weighted_pair(acc.value + 2, weight, row.y);
+    add_weighted_pair(acc.value + 4, weight, row.z);
+    add_weighted_pair(acc.value + 6, weight, row.w);
+}
+
+/// Output in F32.
+struct StoreF32 {
+    static __device__ __forceinline__ void store(uint64_t out, uint64_t element, const Sum& acc) {
+        const float* v = acc.value;
+        isa::st_global_v4(out + element * 4, uint4{__float_as_uint(v[0]), __float_as_uint(v[1]),
+                                                   __float_as_uint(v[2]), __float_as_uint(v[3])});
+        isa::st_global_v4(out + element * 4 + kVectorBytes,
+                          uint4{__float_as_uint(v[4]), __float_as_uint(v[5]), __float_as_uint(v[6]),
+                                __float_as_uint(v[7])});
+    }
+};
+
+/// Output in BF16, rounded to nearest even.
+struct StoreBf16 {
+    static __device__ __forceinline__ void store(uint64_t out, uint64_t element, const Sum& acc) {
+        const float* v = acc.value;
+        isa::st_global_v4(out + element * 2,
+                          uint4{isa::cvt_bf16x2(v[1], v[0]), isa::cvt_bf16x2(v[3], v[2]),
+                                isa::cvt_bf16x2(v[5], v[4]), isa::cvt_bf16x2(v[7], v[6])});
+    }
+};
+
+/// How the sum is stored.
+template <class Store>
+struct CombineRecvConfig : LatencyConfig {
+    using Output = Store;
+};
+
+/// Waits for the signals of all experts. Returns false after a fault; otherwise `abandoned` (shared
+/// memory, zeroed by the caller before a barrier) has the bit of every rank that abandoned the
+/// round. The same result in all threads.
+template <class Config>
+__device__ __forceinline__ bool await_experts(const hadal_ep_latency& ep, uint64_t epoch,
+                                              uint32_t& abandoned) {
+    bool ready = !aborted(ep);
+    for (uint32_t expert = threadIdx.x; ready && expert < ep.experts; expert += Config::kThreads) {
+        const uint32_t owner = expert_owner(ep, expert);
+        uint64_t count = 0;
+        ready = wait_signal(
+            ep,
+            Awaited{combine_signal(ep, ep.rank, buffer_of(epoch), expert), HADAL_EP_COMBINE_RECV,
+                    HADAL_EP_PHASE_COMBINE_SIGNAL, owner, expert, epoch, epoch},
+            count);
+        if (ready && count == kSignalAbandoned) atomicOr(&abandoned, 1u << owner);
+    }
+    return __syncthreads_or(!ready) == 0;
+}
+
+/// The weighted sum of this CTA's share of (token, vector) pairs.
+template <class Config>
+__device__ __forceinline__ void reduce_tokens(const hadal_ep_combine_recv_params& p, uint64_t epoch,
+                                              uint32_t abandoned) {
+    const hadal_ep_latency& ep = p.ep;
+    const uint32_t vectors = ep.hidden / kElements;
+    const auto* routing = reinterpret_cast<const int32_t*>(p.topk_idx);
+    const auto* weights = reinterpret_cast<const float*>(p.weights);
+    const uint64_t work = uint64_t{p.tokens} * vectors;
+    for (uint64_t item = uint64_t{blockIdx.x} * Config::kThreads + threadIdx.x; item < work;
+         item += uint64_t{gridDim.x} * Config::kThreads) {
+        const auto token = static_cast<uint32_t>(item / vectors);
+        const auto vector = static_cast<uint32_t>(item % vectors);
+        Sum acc{};
+        for (uint32_t k = 0; k < ep.topk; ++k) {
+            const uint32_t entry = token * ep.topk + k;
+            const int32_t expert = routing[entry];
+            if (expert < 0 ||
+                (abandoned >> expert_owner(ep, static_cast<uint32_t>(expert)) & 1u) != 0)
+                continue;
+            const uint64_t row = combine_slot(ep, ep.rank, buffer_of(epoch), token, k);
+            add_weighted(acc, weights[entry],
+                         isa::ld_global_v4(row + uint64_t{vector} * kVectorBytes));
+        }
+        Config::Output::store(p.out, uint64_t{token} * ep.hidden + vector * kElements, acc);
+    }
+}
+
+/// Receive half. Reads: signals of all experts, own combine slots. Writes: the output, and (last
+/// CTA, after all reads) this rank's credit at every rank. Abandoned rounds of peers are noted for
+/// the host.
+template <class Config>
+__device__ __forceinline__ void combine_recv(const hadal_ep_combine_recv_params& p) {
+    static_assert(Config::kThreads >= HADAL_EP_MAX_RANKS, "one thread per rank");
+    static_assert(HADAL_EP_MAX_RANKS <= 16, "the mask of abandoning ranks has 16 bits");
+    __shared__ uint32_t abandoned;
+    const hadal_ep_latency& ep = p.ep;
+    const uint64_t epoch = current_epoch(ep, HADAL_EP_COMBINE_RECV);
+    if (threadIdx.x == 0) abandoned = 0;
+    __syncthreads();
+    const bool ready = await_experts<Config>(ep, epoch, abandoned);
+    if (ready && p.abandon == 0) {
+        if (blockIdx.x == 0 && threadIdx.x == 0 && abandoned != 0) {
+            auto* record = reinterpret_cast<hadal_ep_fault*>(ep.fault);
+            isa::st_release_sys_u64(&record->abandoned, epoch << 16 | abandoned);
+        }
+        reduce_tokens<Config>(p, epoch, abandoned);
+    }
+    // A CTA that was not ready set, or saw, the abort flag: then nobody gets a credit.
+    if (arrive_last(ep, HADAL_EP_COMBINE_RECV, epoch) && !aborted(ep) && threadIdx.x < ep.ranks) {
+        isa::st_release_sys_u64(combine_credit(ep, threadIdx.x, ep.rank), epoch);
+    }
+}
+
+}  // namespace hadal::ep

@@ -1,0 +1,162 @@
+/* Parameters and shared records of the expert all-to-all kernels, latency mode (docs/protocol.md).
+ *
+ * Plain C: the ABI with Rust. Device addresses are uint64_t; "offset" means bytes from the start of
+ * any rank's window in the symmetric heap, which is the same on all ranks. The window of rank p
+ * starts at heap + p * heap_stride in the address space of the rank that runs the kernel. */
+#ifndef HADAL_PARAMS_EP_LATENCY_H
+#define HADAL_PARAMS_EP_LATENCY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+#define HADAL_EP_ASSERT(condition, message) static_assert(condition, message)
+#else
+#define HADAL_EP_ASSERT(condition, message) _Static_assert(condition, message)
+#endif
+
+/* Bits of the mask in hadal_ep_fault.abandoned; more ranks than any Hopper NVLink domain has
+ * devices. */
+#define HADAL_EP_MAX_RANKS 16
+#define HADAL_EP_MAX_TOPK 16
+
+/* The four kernels; index of their words in hadal_ep_state, and `kernel` of a fault record. */
+enum hadal_ep_kernel {
+    HADAL_EP_DISPATCH_SEND = 0,
+    HADAL_EP_DISPATCH_RECV = 1,
+    HADAL_EP_COMBINE_SEND = 2,
+    HADAL_EP_COMBINE_RECV = 3,
+};
+
+/* What was being done when a fault was raised; `phase` of a fault record. */
+enum hadal_ep_phase {
+    HADAL_EP_PHASE_DISPATCH_CREDIT = 1, /* slot: expert */
+    HADAL_EP_PHASE_DISPATCH_SIGNAL = 2, /* slot: expert */
+    HADAL_EP_PHASE_COMBINE_CREDIT = 3,  /* slot: 0 */
+    HADAL_EP_PHASE_COMBINE_SIGNAL = 4,  /* slot: expert */
+    HADAL_EP_PHASE_ROUTING = 5,         /* slot: token * topk + k, or the expert */
+    HADAL_EP_PHASE_PLACEMENT = 6,       /* slot: expert */
+};
+
+/* Kind of a fault; 0 in a fault record means none. */
+enum hadal_ep_fault_kind {
+    HADAL_EP_FAULT_NONE = 0,
+    HADAL_EP_FAULT_TIMEOUT = 1,  /* the peer's word did not come in time */
+    HADAL_EP_FAULT_POISONED = 2, /* the peer said that it faulted */
+    HADAL_EP_FAULT_INDEX = 3,    /* routing entry outside -1..experts; seen: the entry */
+    HADAL_EP_FAULT_SLOTS = 4, /* expected: max_tokens, seen: entries of this rank for one expert */
+    HADAL_EP_FAULT_ROWS = 5,  /* expected: max_rows, seen: rows for one local expert */
+    HADAL_EP_FAULT_PROTOCOL = 6, /* a word shows a later epoch than can be */
+};
+
+/* Host-visible, one per rank, written at most once (kind last, release.sys), except `abandoned`. */
+struct hadal_ep_fault {
+    uint32_t kind;
+    uint32_t kernel;
+    uint32_t rank;
+    uint32_t peer;
+    uint32_t phase;
+    uint32_t slot;
+    uint64_t epoch;
+    uint64_t expected;
+    uint64_t seen;
+    uint64_t waited_ns;
+    /* epoch << 16 | mask of ranks: the latest round that this rank combined and others had
+     * abandoned. */
+    uint64_t abandoned;
+};
+HADAL_EP_ASSERT(sizeof(struct hadal_ep_fault) == 64, "the fault record is read by the host");
+HADAL_EP_ASSERT(offsetof(struct hadal_ep_fault, abandoned) == 56, "no padding in the fault record");
+
+/* Private device memory of one rank; zeroed at creation, then written by kernels only. */
+struct hadal_ep_state {
+    uint64_t epoch[4];   /* completed launches, by kernel */
+    uint32_t arrived[4]; /* CTAs of the running launch that have finished, by kernel */
+    uint32_t abort;      /* 0, or the kind of the fault raised */
+    uint32_t reserved[3];
+};
+HADAL_EP_ASSERT(sizeof(struct hadal_ep_state) == 64, "the state is allocated by the host");
+
+/* Where a received row came from. */
+struct hadal_ep_source {
+    uint32_t token; /* index in the source rank's batch */
+    uint16_t rank;
+    uint16_t k; /* which of the token's choices */
+};
+HADAL_EP_ASSERT(sizeof(struct hadal_ep_source) == 8, "one 8-byte store per row");
+
+/* What the four kernels have in common. */
+struct hadal_ep_latency {
+    uint64_t heap;
+    uint64_t heap_stride;
+    uint64_t state; /* struct hadal_ep_state of this rank */
+    uint64_t fault; /* struct hadal_ep_fault of this rank */
+    uint64_t timeout_ns;
+    /* Offsets in a window; indices in docs/protocol.md. */
+    uint64_t dispatch_signal;
+    uint64_t dispatch_credit;
+    uint64_t combine_signal;
+    uint64_t combine_credit;
+    uint64_t poison;
+    uint64_t dispatch_slots;
+    uint64_t combine_slots;
+    uint32_t rank;
+    uint32_t ranks;
+    uint32_t experts;           /* global */
+    uint32_t max_local_experts; /* of any rank: the stride of the slots */
+    uint32_t topk;
+    uint32_t max_tokens;    /* of any rank in one round */
+    uint32_t max_rows;      /* rows per local expert in the received layout */
+    uint32_t hidden;        /* elements per row */
+    uint32_t payload_bytes; /* of one dispatched row; a multiple of 16 */
+    uint32_t scales;        /* f32 scales per dispatched row; 0 for BF16 */
+    uint32_t slot_bytes;    /* header + payload + scales, rounded up to 16 */
+    uint32_t reserved;
+};
+HADAL_EP_ASSERT(sizeof(struct hadal_ep_latency) == 144, "no padding");
+HADAL_EP_ASSERT(offsetof(struct hadal_ep_latency, rank) == 96, "no padding");
+
+struct hadal_ep_dispatch_send_params {
+    struct hadal_ep_latency ep;
+    uint64_t x;        /* [tokens][payload_bytes], 16-byte aligned */
+    uint64_t x_scales; /* f32 [tokens][scales]; unused when scales == 0 */
+    uint64_t topk_idx; /* int32 [tokens][topk] */
+    uint32_t tokens;
+    uint32_t reserved;
+};
+HADAL_EP_ASSERT(sizeof(struct hadal_ep_dispatch_send_params) == 176, "no padding");
+
+struct hadal_ep_dispatch_recv_params {
+    struct hadal_ep_latency ep;
+    uint64_t x;        /* [local experts][max_rows][payload_bytes], 16-byte aligned */
+    uint64_t x_scales; /* f32 [local experts][scales][max_rows rounded up to 4] */
+    uint64_t counts;   /* int32 [local experts] */
+    uint64_t source;   /* struct hadal_ep_source [local experts][max_rows] */
+    uint32_t abandon;  /* 1: copy nothing, set no count */
+    uint32_t reserved;
+};
+HADAL_EP_ASSERT(sizeof(struct hadal_ep_dispatch_recv_params) == 184, "no padding");
+
+struct hadal_ep_combine_send_params {
+    struct hadal_ep_latency ep;
+    uint64_t y;       /* BF16 [local experts][max_rows][hidden], 16-byte aligned */
+    uint64_t counts;  /* as dispatch_recv wrote it */
+    uint64_t source;  /* as dispatch_recv wrote it */
+    uint32_t abandon; /* 1: send no rows, signal "abandoned" */
+    uint32_t reserved;
+};
+HADAL_EP_ASSERT(sizeof(struct hadal_ep_combine_send_params) == 176, "no padding");
+
+struct hadal_ep_combine_recv_params {
+    struct hadal_ep_latency ep;
+    uint64_t topk_idx; /* int32 [tokens][topk], the entries that were dispatched */
+    uint64_t weights;  /* f32 [tokens][topk] */
+    uint64_t out;      /* F32 or BF16 [tokens][hidden] by instance, 16-byte aligned */
+    uint32_t tokens;
+    uint32_t abandon; /* 1: write no output */
+};
+HADAL_EP_ASSERT(sizeof(struct hadal_ep_combine_recv_params) == 176, "no padding");
+
+#undef HADAL_EP_ASSERT
+
+#endif /* HADAL_PARAMS_EP_LATENCY_H */
