@@ -10,6 +10,13 @@
 
 namespace hadal::ep {
 
+/// The source record at a global address, which dispatch_recv wrote.
+__device__ __forceinline__ hadal_ep_source load_source(uint64_t address) {
+    const auto token = static_cast<uint32_t>(isa::ld_global_s32(address));
+    const auto rank_and_k = static_cast<uint32_t>(isa::ld_global_s32(address + 4));
+    return unpack_source(uint2{token, rank_and_k});
+}
+
 /// Send half: one CTA per local expert. Writes: combine slots and this expert's signal at every
 /// rank, once per round. Reads: combine_credit of every rank.
 template <class Config>
@@ -34,11 +41,11 @@ __device__ __forceinline__ void combine_send(const hadal_ep_combine_send_params&
             p.abandon != 0
                 ? 0u
                 : static_cast<uint32_t>(reinterpret_cast<const int32_t*>(p.counts)[expert]);
-        const auto* source_of =
-            reinterpret_cast<const hadal_ep_source*>(p.source) + uint64_t{expert} * ep.max_rows;
+        const uint64_t source_of =
+            p.source + uint64_t{expert} * ep.max_rows * sizeof(hadal_ep_source);
         const uint64_t y = p.y + uint64_t{expert} * ep.max_rows * row_bytes;
         for (uint32_t row = threadIdx.x / kWarpLanes; row < rows; row += kWarps) {
-            const hadal_ep_source to = source_of[row];
+            const hadal_ep_source to = load_source(source_of + row * sizeof(hadal_ep_source));
             copy_row(combine_slot(ep, to.rank, buffer, to.token, to.k),
                      y + uint64_t{row} * row_bytes, row_bytes,
                      [](uint64_t address) { return isa::ld_global_nc_v4(address); });

@@ -154,8 +154,8 @@ __device__ __forceinline__ void receive_rows(const hadal_ep_dispatch_recv_params
     const hadal_ep_latency& ep = p.ep;
     const uint32_t lane = threadIdx.x % kWarpLanes;
     const uint64_t scale_rows = (ep.max_rows + 3) / 4 * 4;
-    auto* source_of =
-        reinterpret_cast<hadal_ep_source*>(p.source) + uint64_t{local_expert} * ep.max_rows;
+    const uint64_t source_of =
+        p.source + uint64_t{local_expert} * ep.max_rows * sizeof(hadal_ep_source);
     const uint64_t x = p.x + uint64_t{local_expert} * ep.max_rows * ep.payload_bytes;
     const uint64_t scales = p.x_scales + uint64_t{local_expert} * ep.scales * scale_rows * 4;
     uint32_t source = 0;
@@ -172,8 +172,8 @@ __device__ __forceinline__ void receive_rows(const hadal_ep_dispatch_recv_params
         }
         if (lane == 0) {
             const uint4 header = isa::ld_global_v4(slot);
-            source_of[row] = hadal_ep_source{header.x, static_cast<uint16_t>(source),
-                                             static_cast<uint16_t>(header.y)};
+            isa::st_global_v2(source_of + row * sizeof(hadal_ep_source),
+                              pack_source(header.x, source, header.y));
         }
     }
 }

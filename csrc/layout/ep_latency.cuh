@@ -32,6 +32,20 @@ __host__ __device__ constexpr uint64_t signal_count(uint64_t word) {
 static_assert(signal_epoch(signal_word(7, 3)) == 7 && signal_count(signal_word(7, 3)) == 3,
               "epoch and count come back");
 
+// --- struct hadal_ep_source as one 8-byte word ---
+
+static_assert(sizeof(hadal_ep_source) == 8, "token in the low word, rank and k in the high one");
+
+/// The two words of a source record.
+__device__ __forceinline__ uint2 pack_source(uint32_t token, uint32_t rank, uint32_t k) {
+    return uint2{token, rank | k << 16};
+}
+
+__device__ __forceinline__ hadal_ep_source unpack_source(uint2 words) {
+    return hadal_ep_source{words.x, static_cast<uint16_t>(words.y & 0xffffu),
+                           static_cast<uint16_t>(words.y >> 16)};
+}
+
 // --- split of E experts over R ranks: consecutive, the first E % R ranks own one more ---
 
 __device__ __forceinline__ uint32_t local_experts(const hadal_ep_latency& ep, uint32_t rank) {

@@ -6,7 +6,6 @@
 #ifndef HADAL_PARAMS_EP_LATENCY_H
 #define HADAL_PARAMS_EP_LATENCY_H
 
-#include <stddef.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -21,33 +20,27 @@
 #define HADAL_EP_MAX_TOPK 16
 
 /* The four kernels; index of their words in hadal_ep_state, and `kernel` of a fault record. */
-enum hadal_ep_kernel {
-    HADAL_EP_DISPATCH_SEND = 0,
-    HADAL_EP_DISPATCH_RECV = 1,
-    HADAL_EP_COMBINE_SEND = 2,
-    HADAL_EP_COMBINE_RECV = 3,
-};
+#define HADAL_EP_DISPATCH_SEND 0
+#define HADAL_EP_DISPATCH_RECV 1
+#define HADAL_EP_COMBINE_SEND 2
+#define HADAL_EP_COMBINE_RECV 3
 
 /* What was being done when a fault was raised; `phase` of a fault record. */
-enum hadal_ep_phase {
-    HADAL_EP_PHASE_DISPATCH_CREDIT = 1, /* slot: expert */
-    HADAL_EP_PHASE_DISPATCH_SIGNAL = 2, /* slot: expert */
-    HADAL_EP_PHASE_COMBINE_CREDIT = 3,  /* slot: 0 */
-    HADAL_EP_PHASE_COMBINE_SIGNAL = 4,  /* slot: expert */
-    HADAL_EP_PHASE_ROUTING = 5,         /* slot: token * topk + k, or the expert */
-    HADAL_EP_PHASE_PLACEMENT = 6,       /* slot: expert */
-};
+#define HADAL_EP_PHASE_DISPATCH_CREDIT 1 /* slot: expert */
+#define HADAL_EP_PHASE_DISPATCH_SIGNAL 2 /* slot: expert */
+#define HADAL_EP_PHASE_COMBINE_CREDIT 3  /* slot: 0 */
+#define HADAL_EP_PHASE_COMBINE_SIGNAL 4  /* slot: expert */
+#define HADAL_EP_PHASE_ROUTING 5         /* slot: token * topk + k, or the expert */
+#define HADAL_EP_PHASE_PLACEMENT 6       /* slot: expert */
 
 /* Kind of a fault; 0 in a fault record means none. */
-enum hadal_ep_fault_kind {
-    HADAL_EP_FAULT_NONE = 0,
-    HADAL_EP_FAULT_TIMEOUT = 1,  /* the peer's word did not come in time */
-    HADAL_EP_FAULT_POISONED = 2, /* the peer said that it faulted */
-    HADAL_EP_FAULT_INDEX = 3,    /* routing entry outside -1..experts; seen: the entry */
-    HADAL_EP_FAULT_SLOTS = 4, /* expected: max_tokens, seen: entries of this rank for one expert */
-    HADAL_EP_FAULT_ROWS = 5,  /* expected: max_rows, seen: rows for one local expert */
-    HADAL_EP_FAULT_PROTOCOL = 6, /* a word shows a later epoch than can be */
-};
+#define HADAL_EP_FAULT_NONE 0
+#define HADAL_EP_FAULT_TIMEOUT 1  /* the peer's word did not come in time */
+#define HADAL_EP_FAULT_POISONED 2 /* the peer said that it faulted */
+#define HADAL_EP_FAULT_INDEX 3    /* routing entry outside -1..experts; seen: the entry */
+#define HADAL_EP_FAULT_SLOTS 4    /* expected: max_tokens, seen: rows of this rank for an expert */
+#define HADAL_EP_FAULT_ROWS 5     /* expected: max_rows, seen: rows for one local expert */
+#define HADAL_EP_FAULT_PROTOCOL 6 /* a word shows a later epoch than can be */
 
 /* Host-visible, one per rank, written at most once (kind last, release.sys), except `abandoned`. */
 struct hadal_ep_fault {
@@ -66,7 +59,8 @@ struct hadal_ep_fault {
     uint64_t abandoned;
 };
 HADAL_EP_ASSERT(sizeof(struct hadal_ep_fault) == 64, "the fault record is read by the host");
-HADAL_EP_ASSERT(offsetof(struct hadal_ep_fault, abandoned) == 56, "no padding in the fault record");
+HADAL_EP_ASSERT(__builtin_offsetof(struct hadal_ep_fault, abandoned) == 56,
+                "no padding in the fault record");
 
 /* Private device memory of one rank; zeroed at creation, then written by kernels only. */
 struct hadal_ep_state {
@@ -114,7 +108,7 @@ struct hadal_ep_latency {
     uint32_t reserved;
 };
 HADAL_EP_ASSERT(sizeof(struct hadal_ep_latency) == 144, "no padding");
-HADAL_EP_ASSERT(offsetof(struct hadal_ep_latency, rank) == 96, "no padding");
+HADAL_EP_ASSERT(__builtin_offsetof(struct hadal_ep_latency, rank) == 96, "no padding");
 
 struct hadal_ep_dispatch_send_params {
     struct hadal_ep_latency ep;
