@@ -8,6 +8,7 @@ pub mod device;
 pub mod env;
 mod error;
 pub mod kernels;
+pub mod moe;
 pub mod params;
 pub mod transfer;
 

@@ -74,16 +74,12 @@ __device__ __forceinline__ void score_experts(const hadal_route_params& p, uint3
     const auto* x = reinterpret_cast<const uint4*>(p.hidden_states) + uint64_t{token} * (p.hidden / 8);
     const auto* router = reinterpret_cast<const uint4*>(p.router);
     const auto* bias = reinterpret_cast<const float*>(p.bias);
-    auto* logits = reinterpret_cast<float*>(p.logits);
     for (uint32_t e = threadIdx.x / kWarp; e < p.experts; e += RouteConfig::kWarps) {
         const float logit = dot_bf16(x, router + uint64_t{e} * (p.hidden / 8), p.hidden);
         if (threadIdx.x % kWarp == 0) {
             const float score = 1.0f / (1.0f + expf(-logit));
             shared.score[e] = score;
             shared.key[e] = choice_key(score + bias[e], e);
-            if (logits != nullptr) {
-                logits[uint64_t{token} * p.experts + e] = logit;
-            }
         }
     }
 }

@@ -26,7 +26,8 @@ __device__ __forceinline__ void swiglu_quantise(const hadal_swiglu_quantise_para
     static_assert(SwigluConfig::kBlock == 4 * kWarp, "a lane holds four columns of a block");
     const uint32_t group = blockIdx.y, lane = threadIdx.x % kWarp;
     const auto* counts = reinterpret_cast<const int32_t*>(p.counts);
-    const uint32_t rows = counts != nullptr ? static_cast<uint32_t>(counts[group]) : p.rows;
+    const uint32_t used = counts != nullptr ? static_cast<uint32_t>(max(counts[group], 0)) : p.rows;
+    const uint32_t rows = min(used, p.rows);
     const uint32_t blocks = p.intermediate / SwigluConfig::kBlock;
     const uint32_t first = blockIdx.x * SwigluConfig::kWarps + threadIdx.x / kWarp;
     for (uint64_t i = first; i < uint64_t{rows} * blocks; i += gridDim.x * SwigluConfig::kWarps) {

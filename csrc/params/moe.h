@@ -14,7 +14,6 @@ struct hadal_route_params {
     uint64_t hidden_states; /* BF16 [tokens, hidden], 16-byte aligned */
     uint64_t router;        /* BF16 [experts, hidden], 16-byte aligned */
     uint64_t bias;          /* F32 [experts], takes part in the choice only */
-    uint64_t logits;        /* out: F32 [tokens, experts], or 0 for none */
     uint64_t topk_indices;  /* out: I32 [tokens, top_k], falling choice score */
     uint64_t topk_weights;  /* out: F32 [tokens, top_k] */
     uint32_t tokens;
@@ -46,7 +45,7 @@ struct hadal_add_shared_params {
     uint64_t elements; /* a multiple of 4 */
 };
 
-static_assert(sizeof(struct hadal_route_params) == 80, "ABI with the host");
+static_assert(sizeof(struct hadal_route_params) == 72, "ABI with the host");
 static_assert(sizeof(struct hadal_swiglu_quantise_params) == 48, "ABI with the host");
 static_assert(sizeof(struct hadal_add_shared_params) == 24, "ABI with the host");
 

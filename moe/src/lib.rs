@@ -9,5 +9,6 @@ pub mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod oracle;
+pub mod report;
 pub mod seeded;
 pub mod tensors;

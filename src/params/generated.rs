@@ -387,8 +387,6 @@ pub struct RouteParams {
     pub router: u64,
     #[doc = " F32 \\[experts\\], takes part in the choice only"]
     pub bias: u64,
-    #[doc = " out: F32 \\[tokens, experts\\], or 0 for none"]
-    pub logits: u64,
     #[doc = " out: I32 \\[tokens, top_k\\], falling choice score"]
     pub topk_indices: u64,
     #[doc = " out: F32 \\[tokens, top_k\\]"]
@@ -406,33 +404,31 @@ pub struct RouteParams {
     pub scaling: f32,
 }
 const _: () = {
-    ["Size of RouteParams"][::core::mem::size_of::<RouteParams>() - 80usize];
+    ["Size of RouteParams"][::core::mem::size_of::<RouteParams>() - 72usize];
     ["Alignment of RouteParams"][::core::mem::align_of::<RouteParams>() - 8usize];
     ["Offset of field: RouteParams::hidden_states"]
         [::core::mem::offset_of!(RouteParams, hidden_states) - 0usize];
     ["Offset of field: RouteParams::router"][::core::mem::offset_of!(RouteParams, router) - 8usize];
     ["Offset of field: RouteParams::bias"][::core::mem::offset_of!(RouteParams, bias) - 16usize];
-    ["Offset of field: RouteParams::logits"]
-        [::core::mem::offset_of!(RouteParams, logits) - 24usize];
     ["Offset of field: RouteParams::topk_indices"]
-        [::core::mem::offset_of!(RouteParams, topk_indices) - 32usize];
+        [::core::mem::offset_of!(RouteParams, topk_indices) - 24usize];
     ["Offset of field: RouteParams::topk_weights"]
-        [::core::mem::offset_of!(RouteParams, topk_weights) - 40usize];
+        [::core::mem::offset_of!(RouteParams, topk_weights) - 32usize];
     ["Offset of field: RouteParams::tokens"]
-        [::core::mem::offset_of!(RouteParams, tokens) - 48usize];
+        [::core::mem::offset_of!(RouteParams, tokens) - 40usize];
     ["Offset of field: RouteParams::hidden"]
-        [::core::mem::offset_of!(RouteParams, hidden) - 52usize];
+        [::core::mem::offset_of!(RouteParams, hidden) - 44usize];
     ["Offset of field: RouteParams::experts"]
-        [::core::mem::offset_of!(RouteParams, experts) - 56usize];
-    ["Offset of field: RouteParams::top_k"][::core::mem::offset_of!(RouteParams, top_k) - 60usize];
+        [::core::mem::offset_of!(RouteParams, experts) - 48usize];
+    ["Offset of field: RouteParams::top_k"][::core::mem::offset_of!(RouteParams, top_k) - 52usize];
     ["Offset of field: RouteParams::groups"]
-        [::core::mem::offset_of!(RouteParams, groups) - 64usize];
+        [::core::mem::offset_of!(RouteParams, groups) - 56usize];
     ["Offset of field: RouteParams::top_groups"]
-        [::core::mem::offset_of!(RouteParams, top_groups) - 68usize];
+        [::core::mem::offset_of!(RouteParams, top_groups) - 60usize];
     ["Offset of field: RouteParams::normalise"]
-        [::core::mem::offset_of!(RouteParams, normalise) - 72usize];
+        [::core::mem::offset_of!(RouteParams, normalise) - 64usize];
     ["Offset of field: RouteParams::scaling"]
-        [::core::mem::offset_of!(RouteParams, scaling) - 76usize];
+        [::core::mem::offset_of!(RouteParams, scaling) - 68usize];
 };
 #[doc = " csrc/moe/swiglu_quantise.cuh"]
 #[repr(C)]

@@ -1,0 +1,96 @@
+//! The kernels around the expert GEMMs of a mixture-of-experts layer: routing, SwiGLU with
+//! quantisation, and the addition of the shared expert. Each is description → plan (checked, pure) →
+//! run on a stream.
+
+mod add_shared;
+mod route;
+mod swiglu;
+
+pub use add_shared::add_shared;
+pub use route::{RouteDesc, RouteOperands, RoutePlan};
+pub use swiglu::{SwigluDesc, SwigluOperands, SwigluPlan};
+
+use crate::device::{Buffer, DeviceError, Stream};
+use bytemuck::Pod;
+use std::sync::Arc;
+
+/// Why one of these operations was refused or failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum MoeError {
+    /// A number of a description is not supported.
+    #[error("{operation}: {what} = {found}, expected {expected}")]
+    Desc {
+        /// Operation.
+        operation: &'static str,
+        /// Field.
+        what: &'static str,
+        /// Its value.
+        found: u64,
+        /// What is supported.
+        expected: String,
+    },
+    /// A buffer has too few elements, or is in another context than the stream.
+    #[error("{operation}: {what} has {found} elements, expected at least {expected}")]
+    Operand {
+        /// Operation.
+        operation: &'static str,
+        /// Operand.
+        what: &'static str,
+        /// Elements.
+        found: usize,
+        /// Elements needed.
+        expected: usize,
+    },
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+fn require(
+    operation: &'static str,
+    (what, found): (&'static str, usize),
+    holds: bool,
+    expected: impl Into<String>,
+) -> Result<(), MoeError> {
+    if holds {
+        return Ok(());
+    }
+    let (found, expected) = (found as u64, expected.into());
+    Err(MoeError::Desc {
+        operation,
+        what,
+        found,
+        expected,
+    })
+}
+
+/// Address of a buffer that is long enough and on the stream's device.
+fn operand<T: Pod>(
+    operation: &'static str,
+    stream: &Stream,
+    (what, buffer): (&'static str, &Buffer<T>),
+    expected: usize,
+) -> Result<u64, MoeError> {
+    if !Arc::ptr_eq(stream.context(), buffer.context()) {
+        return Err(DeviceError::WrongContext { operation, what }.into());
+    }
+    if buffer.len() < expected {
+        return Err(MoeError::Operand {
+            operation,
+            what,
+            found: buffer.len(),
+            expected,
+        });
+    }
+    Ok(buffer.address())
+}
+
+/// A checked dimension as the kernels take it.
+fn dimension(operation: &'static str, what: &'static str, value: usize) -> Result<u32, MoeError> {
+    u32::try_from(value).map_err(|_| MoeError::Desc {
+        operation,
+        what,
+        found: value as u64,
+        expected: "at most 4294967295".into(),
+    })
+}
