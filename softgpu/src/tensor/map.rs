@@ -1,0 +1,540 @@
+//! Tensor maps: what `cuTensorMapEncodeTiled` makes and TMA instructions read.
+//!
+//! The real layout of a `CUtensorMap` is not public; softgpu has its own. It lives in 128 bytes of
+//! plain memory, so maps may be copied, passed as kernel parameters and edited by
+//! `tensormap.replace` ([`replace`]). All numbers are little-endian:
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 0–7 | magic |
+//! | 8–13 | data type, rank, interleave, swizzle, L2 promotion, out-of-bounds fill (driver enums) |
+//! | 16–23 | global address |
+//! | 24–63 | five dimensions, innermost first |
+//! | 64–95 | four strides in bytes, of dimensions 1 to 4 |
+//! | 96–105 | five box dimensions |
+//! | 106–110 | five element strides |
+//!
+//! Rules: CUDA driver API, `cuTensorMapEncodeTiled`. One documented sentence is not enforced, that
+//! each stride is a multiple of the one before: transposed views break it and real drivers take them.
+
+use super::swizzle::Swizzle;
+
+/// Bytes of an encoded map.
+pub const BYTES: usize = 128;
+
+const MAGIC: [u8; 8] = *b"softgTM1";
+
+/// Dimensions of a tensor at most.
+pub const MAX_RANK: usize = 5;
+
+/// Element type (`CUtensorMapDataType`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names are those of the types")]
+pub enum DataType {
+    U8,
+    U16,
+    U32,
+    S32,
+    U64,
+    S64,
+    F16,
+    F32,
+    F64,
+    BF16,
+}
+
+impl DataType {
+    const ALL: [Self; 10] = [
+        Self::U8,
+        Self::U16,
+        Self::U32,
+        Self::S32,
+        Self::U64,
+        Self::S64,
+        Self::F16,
+        Self::F32,
+        Self::F64,
+        Self::BF16,
+    ];
+
+    fn from_raw(raw: u32) -> Result<Self, TensorMapError> {
+        let unsupported = |what| Err(TensorMapError::Unsupported { what });
+        match raw {
+            0..=9 => Ok(Self::ALL[raw as usize]),
+            10 => unsupported("data type FLOAT32_FTZ"),
+            11 => unsupported("data type TFLOAT32"),
+            12 => unsupported("data type TFLOAT32_FTZ"),
+            13..=15 => unsupported("packed 4- and 6-bit data types"),
+            _ => Err(TensorMapError::Enum {
+                name: "data type",
+                value: raw,
+            }),
+        }
+    }
+
+    /// Bytes of one element.
+    #[must_use]
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::U8 => 1,
+            Self::U16 | Self::F16 | Self::BF16 => 2,
+            Self::U32 | Self::S32 | Self::F32 => 4,
+            Self::U64 | Self::S64 | Self::F64 => 8,
+        }
+    }
+
+    /// Whether values are floating-point numbers.
+    #[must_use]
+    pub const fn is_float(self) -> bool {
+        matches!(self, Self::F16 | Self::F32 | Self::F64 | Self::BF16)
+    }
+}
+
+/// What elements outside of the tensor read as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fill {
+    /// Zero.
+    Zero,
+    /// NaN (the driver's `NAN_REQUEST_ZERO_FMA`).
+    Nan,
+}
+
+/// A broken rule of `cuTensorMapEncodeTiled` or of the encoding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TensorMapError {
+    /// The bytes do not hold a tensor map made by softgpu.
+    #[error("not a tensor map: it was not made by cuTensorMapEncodeTiled of this library")]
+    NotATensorMap,
+    /// softgpu lacks this.
+    #[error("unsupported: tensor map with {what}")]
+    Unsupported {
+        /// The feature.
+        what: &'static str,
+    },
+    /// An enumeration has no such value.
+    #[error("tensor map: no {name} has the value {value}")]
+    Enum {
+        /// The enumeration.
+        name: &'static str,
+        /// The value given.
+        value: u32,
+    },
+    /// The rank is not 1 to 5, or an array is shorter than the rank asks for.
+    #[error("tensor map: rank {rank} is not between 1 and 5, or an array is too short for it")]
+    Rank {
+        /// The rank given.
+        rank: u32,
+    },
+    /// The global address is not a multiple of 16.
+    #[error("tensor map: global address {address:#x} is not a multiple of 16")]
+    Address {
+        /// The address given.
+        address: u64,
+    },
+    /// A dimension is not 1 to 2^32.
+    #[error("tensor map: dimension {index} is {value}, not between 1 and 2^32")]
+    Dimension {
+        /// Which dimension, 0 innermost.
+        index: usize,
+        /// The value given.
+        value: u64,
+    },
+    /// A stride is not a multiple of 16 below 2^40.
+    #[error("tensor map: stride {index} is {value} bytes, not a multiple of 16 below 2^40")]
+    Stride {
+        /// Which stride; 0 is that of dimension 1.
+        index: usize,
+        /// The value given.
+        value: u64,
+    },
+    /// A box dimension is not 1 to 256.
+    #[error("tensor map: box dimension {index} is {value}, not between 1 and 256")]
+    BoxDimension {
+        /// Which dimension, 0 innermost.
+        index: usize,
+        /// The value given.
+        value: u32,
+    },
+    /// The inner extent of the box is not a multiple of 16 bytes.
+    #[error("tensor map: inner box extent of {bytes} bytes is not a multiple of 16")]
+    InnerExtent {
+        /// Box dimension 0 times the element size.
+        bytes: usize,
+    },
+    /// The inner extent of the box exceeds the swizzle.
+    #[error("tensor map: inner box extent of {bytes} bytes exceeds the {width}-byte swizzle")]
+    SwizzleExtent {
+        /// Box dimension 0 times the element size.
+        bytes: usize,
+        /// Swizzle width.
+        width: u32,
+    },
+    /// An element stride is not 1 to 8.
+    #[error("tensor map: element stride {index} is {value}, not between 1 and 8")]
+    ElementStride {
+        /// Which dimension, 0 innermost.
+        index: usize,
+        /// The value given.
+        value: u32,
+    },
+    /// NaN fill of an integer tensor.
+    #[error("tensor map: NaN fill needs a floating-point data type")]
+    NanFill,
+}
+
+/// The arguments of `cuTensorMapEncodeTiled`, enumerations as the driver numbers them.
+#[derive(Debug, Clone, Copy)]
+pub struct TiledArguments<'a> {
+    /// `CUtensorMapDataType`.
+    pub data_type: u32,
+    /// Number of dimensions.
+    pub rank: u32,
+    /// Global address of element 0.
+    pub address: u64,
+    /// Dimensions in elements, innermost first; at least `rank`.
+    pub dims: &'a [u64],
+    /// Strides in bytes of dimensions 1 and up; at least `rank - 1`.
+    pub strides: &'a [u64],
+    /// Box in elements; at least `rank`.
+    pub box_dims: &'a [u32],
+    /// Traversal strides; at least `rank`.
+    pub element_strides: &'a [u32],
+    /// `CUtensorMapInterleave`.
+    pub interleave: u32,
+    /// `CUtensorMapSwizzle`.
+    pub swizzle: u32,
+    /// `CUtensorMapL2promotion`.
+    pub l2_promotion: u32,
+    /// `CUtensorMapFloatOOBfill`.
+    pub fill: u32,
+}
+
+/// A valid tensor map in tiled mode. Unused dimensions are 1, unused strides 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TensorMap {
+    data_type: DataType,
+    rank: usize,
+    address: u64,
+    dims: [u64; MAX_RANK],
+    strides: [u64; MAX_RANK - 1],
+    box_dims: [u32; MAX_RANK],
+    element_strides: [u32; MAX_RANK],
+    swizzle: Swizzle,
+    l2_promotion: u8,
+    fill: Fill,
+}
+
+impl TensorMap {
+    /// Checks the arguments of `cuTensorMapEncodeTiled`.
+    ///
+    /// # Errors
+    /// The first broken rule.
+    pub fn tiled(args: &TiledArguments<'_>) -> Result<Self, TensorMapError> {
+        let rank = args.rank as usize;
+        let lengths = [
+            args.dims.len(),
+            args.box_dims.len(),
+            args.element_strides.len(),
+        ];
+        if !(1..=MAX_RANK).contains(&rank)
+            || lengths.iter().any(|&length| length < rank)
+            || args.strides.len() < rank - 1
+        {
+            return Err(TensorMapError::Rank { rank: args.rank });
+        }
+        if !args.address.is_multiple_of(16) {
+            return Err(TensorMapError::Address {
+                address: args.address,
+            });
+        }
+        let mut map = Self {
+            data_type: DataType::from_raw(args.data_type)?,
+            rank,
+            address: args.address,
+            dims: [1; MAX_RANK],
+            strides: [0; MAX_RANK - 1],
+            box_dims: [1; MAX_RANK],
+            element_strides: [1; MAX_RANK],
+            swizzle: swizzle(args.interleave, args.swizzle)?,
+            l2_promotion: enumeration("L2 promotion", args.l2_promotion, 3)?,
+            fill: match enumeration("out-of-bounds fill", args.fill, 1)? {
+                0 => Fill::Zero,
+                _ => Fill::Nan,
+            },
+        };
+        map.dims[..rank].copy_from_slice(&args.dims[..rank]);
+        map.strides[..rank - 1].copy_from_slice(&args.strides[..rank - 1]);
+        map.box_dims[..rank].copy_from_slice(&args.box_dims[..rank]);
+        map.element_strides[..rank].copy_from_slice(&args.element_strides[..rank]);
+        // Without interleave the element stride of dimension 0 is documented to be ignored.
+        map.element_strides[0] = 1;
+        map.check()?;
+        Ok(map)
+    }
+
+    fn check(&self) -> Result<(), TensorMapError> {
+        for (index, &value) in self.dims.iter().enumerate() {
+            if !(1..=1 << 32).contains(&value) {
+                return Err(TensorMapError::Dimension { index, value });
+            }
+        }
+        for (index, &value) in self.strides.iter().enumerate() {
+            if !value.is_multiple_of(16) || value >= 1 << 40 {
+                return Err(TensorMapError::Stride { index, value });
+            }
+        }
+        for (index, &value) in self.box_dims.iter().enumerate() {
+            if !(1..=256).contains(&value) {
+                return Err(TensorMapError::BoxDimension { index, value });
+            }
+        }
+        for (index, &value) in self.element_strides.iter().enumerate() {
+            if !(1..=8).contains(&value) {
+                return Err(TensorMapError::ElementStride { index, value });
+            }
+        }
+        let bytes = self.inner_bytes();
+        if !bytes.is_multiple_of(16) {
+            return Err(TensorMapError::InnerExtent { bytes });
+        }
+        let width = self.swizzle.width();
+        if self.swizzle != Swizzle::None && bytes > width as usize {
+            return Err(TensorMapError::SwizzleExtent { bytes, width });
+        }
+        if self.fill == Fill::Nan && !self.data_type.is_float() {
+            return Err(TensorMapError::NanFill);
+        }
+        Ok(())
+    }
+
+    /// The map as 128 bytes of guest memory.
+    #[must_use]
+    pub fn encode(&self) -> [u8; BYTES] {
+        let mut bytes = [0; BYTES];
+        bytes[..8].copy_from_slice(&MAGIC);
+        let data_type = DataType::ALL.iter().position(|&ty| ty == self.data_type);
+        bytes[8] = low_byte(data_type.unwrap_or(0) as u64);
+        bytes[9] = low_byte(self.rank as u64);
+        bytes[11] = match self.swizzle {
+            Swizzle::None => 0,
+            Swizzle::B32 => 1,
+            Swizzle::B64 => 2,
+            Swizzle::B128 => 3,
+        };
+        bytes[12] = self.l2_promotion;
+        bytes[13] = u8::from(self.fill == Fill::Nan);
+        let mut set = |field, value| write_field(&mut bytes, field, value);
+        set(Field::Address, self.address);
+        for i in 0..MAX_RANK {
+            set(Field::Dimension(i), self.dims[i]);
+            set(Field::BoxDimension(i), self.box_dims[i].into());
+            set(Field::ElementStride(i), self.element_strides[i].into());
+        }
+        for i in 0..MAX_RANK - 1 {
+            set(Field::Stride(i), self.strides[i]);
+        }
+        bytes
+    }
+
+    /// The map that `bytes` hold. All rules are checked again, as guest code may have edited them.
+    ///
+    /// # Errors
+    /// `NotATensorMap`, or the first broken rule.
+    pub fn decode(bytes: &[u8; BYTES]) -> Result<Self, TensorMapError> {
+        if bytes[..8] != MAGIC {
+            return Err(TensorMapError::NotATensorMap);
+        }
+        let get = |field| read_field(bytes, field);
+        let word = |field| u32::try_from(get(field)).unwrap_or(u32::MAX);
+        Self::tiled(&TiledArguments {
+            data_type: bytes[8].into(),
+            rank: bytes[9].into(),
+            address: get(Field::Address),
+            dims: &std::array::from_fn::<u64, MAX_RANK, _>(|i| get(Field::Dimension(i))),
+            strides: &std::array::from_fn::<u64, 4, _>(|i| get(Field::Stride(i))),
+            box_dims: &std::array::from_fn::<u32, MAX_RANK, _>(|i| word(Field::BoxDimension(i))),
+            element_strides: &std::array::from_fn::<u32, MAX_RANK, _>(|i| {
+                word(Field::ElementStride(i))
+            }),
+            interleave: bytes[10].into(),
+            swizzle: bytes[11].into(),
+            l2_promotion: bytes[12].into(),
+            fill: bytes[13].into(),
+        })
+    }
+
+    /// The same map at another address (`cuTensorMapReplaceAddress`).
+    ///
+    /// # Errors
+    /// `Address` when it is not a multiple of 16.
+    pub fn with_address(self, address: u64) -> Result<Self, TensorMapError> {
+        if !address.is_multiple_of(16) {
+            return Err(TensorMapError::Address { address });
+        }
+        Ok(Self { address, ..self })
+    }
+
+    /// Element type.
+    #[must_use]
+    pub const fn data_type(&self) -> DataType {
+        self.data_type
+    }
+
+    /// Number of dimensions.
+    #[must_use]
+    pub const fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Global address of element 0.
+    #[must_use]
+    pub const fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Dimensions in elements, innermost first.
+    #[must_use]
+    pub const fn dims(&self) -> &[u64; MAX_RANK] {
+        &self.dims
+    }
+
+    /// Bytes between neighbours of dimensions 1 to 4.
+    #[must_use]
+    pub const fn strides(&self) -> &[u64; MAX_RANK - 1] {
+        &self.strides
+    }
+
+    /// Traversal stride of each dimension.
+    #[must_use]
+    pub const fn element_strides(&self) -> &[u32; MAX_RANK] {
+        &self.element_strides
+    }
+
+    /// Swizzle of the box in shared memory.
+    #[must_use]
+    pub const fn swizzle(&self) -> Swizzle {
+        self.swizzle
+    }
+
+    /// What elements outside of the tensor read as.
+    #[must_use]
+    pub const fn fill(&self) -> Fill {
+        self.fill
+    }
+
+    /// Elements copied along each dimension: box over traversal stride, rounded up.
+    #[must_use]
+    pub fn counts(&self) -> [usize; MAX_RANK] {
+        std::array::from_fn(|i| self.box_dims[i].div_ceil(self.element_strides[i]) as usize)
+    }
+
+    /// Bytes of one row of the box along dimension 0.
+    #[must_use]
+    pub fn inner_bytes(&self) -> usize {
+        self.box_dims[0] as usize * self.data_type.bytes()
+    }
+
+    /// Bytes of the full box: its space in shared memory and its `complete_tx` count.
+    #[must_use]
+    pub fn box_bytes(&self) -> usize {
+        self.counts().iter().product::<usize>() * self.data_type.bytes()
+    }
+}
+
+fn enumeration(name: &'static str, value: u32, last: u32) -> Result<u8, TensorMapError> {
+    if value > last {
+        return Err(TensorMapError::Enum { name, value });
+    }
+    Ok(low_byte(value.into()))
+}
+
+fn swizzle(interleave: u32, swizzle: u32) -> Result<Swizzle, TensorMapError> {
+    match interleave {
+        0 => {}
+        1 | 2 => return Err(TensorMapError::Unsupported { what: "interleave" }),
+        value => {
+            return Err(TensorMapError::Enum {
+                name: "interleave",
+                value,
+            });
+        }
+    }
+    match swizzle {
+        0 => Ok(Swizzle::None),
+        1 => Ok(Swizzle::B32),
+        2 => Ok(Swizzle::B64),
+        3 => Ok(Swizzle::B128),
+        // The atom variants came with later architectures.
+        4..=6 => Err(TensorMapError::Unsupported {
+            what: "a 128-byte swizzle of wider atoms",
+        }),
+        value => Err(TensorMapError::Enum {
+            name: "swizzle",
+            value,
+        }),
+    }
+}
+
+const fn low_byte(value: u64) -> u8 {
+    value.to_le_bytes()[0]
+}
+
+/// A field that `tensormap.replace` can set; indices count dimensions from the innermost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Field {
+    /// `.global_address`.
+    Address,
+    /// `.global_dim`, index 0 to 4.
+    Dimension(usize),
+    /// `.global_stride`, index 0 to 3 (that of dimension 1 to 4), in bytes.
+    Stride(usize),
+    /// `.box_dim`, index 0 to 4.
+    BoxDimension(usize),
+    /// `.element_stride`, index 0 to 4.
+    ElementStride(usize),
+}
+
+impl Field {
+    /// First byte and size; `None` for an index outside of the map.
+    const fn place(self) -> Option<(usize, usize)> {
+        match self {
+            Self::Address => Some((16, 8)),
+            Self::Dimension(i) if i < 5 => Some((24 + 8 * i, 8)),
+            Self::Stride(i) if i < 4 => Some((64 + 8 * i, 8)),
+            Self::BoxDimension(i) if i < 5 => Some((96 + 2 * i, 2)),
+            Self::ElementStride(i) if i < 5 => Some((106 + i, 1)),
+            _ => None,
+        }
+    }
+}
+
+/// `tensormap.replace`: sets one field of an encoded map. Values are checked when the map is used,
+/// since a sequence of replacements may pass through an invalid one.
+///
+/// # Errors
+/// `NotATensorMap` when `bytes` hold no map or have no such field, or the value does not fit it.
+pub fn replace(bytes: &mut [u8; BYTES], field: Field, value: u64) -> Result<(), TensorMapError> {
+    let fits = match field.place() {
+        Some((_, size)) => size == 8 || value >> (8 * size) == 0,
+        None => false,
+    };
+    if bytes[..8] != MAGIC || !fits {
+        return Err(TensorMapError::NotATensorMap);
+    }
+    write_field(bytes, field, value);
+    Ok(())
+}
+
+fn write_field(bytes: &mut [u8; BYTES], field: Field, value: u64) {
+    if let Some((at, size)) = field.place() {
+        bytes[at..at + size].copy_from_slice(&value.to_le_bytes()[..size]);
+    }
+}
+
+fn read_field(bytes: &[u8; BYTES], field: Field) -> u64 {
+    let mut value = [0; 8];
+    if let Some((at, size)) = field.place() {
+        value[..size].copy_from_slice(&bytes[at..at + size]);
+    }
+    u64::from_le_bytes(value)
+}
