@@ -1,6 +1,7 @@
 //! The crate's error: one variant per layer.
 
 use crate::device::DeviceError;
+use crate::gemm::GemmError;
 
 /// Any error of this crate.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -9,4 +10,7 @@ pub enum Error {
     /// Finding a device, or using it.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// Planning or enqueuing a GEMM or a quantisation.
+    #[error(transparent)]
+    Gemm(#[from] GemmError),
 }

@@ -7,9 +7,11 @@
 pub mod device;
 pub mod env;
 mod error;
+pub mod gemm;
 pub mod kernels;
 pub mod moe;
 pub mod params;
+pub mod quant;
 pub mod transfer;
 
 pub use error::Error;
