@@ -110,13 +110,13 @@ fn select(env: &Env) -> Result<Selected, DeviceError> {
     let mut looked_for = Vec::new();
     if env.device != DeviceChoice::Soft {
         match real_driver() {
-            Ok((library, name)) => return finish(library, PathBuf::from(name)),
+            Ok((library, name)) => return finish(library, name.into(), DeviceKind::Cuda),
             Err(reason) => looked_for.push(reason),
         }
     }
     if env.device != DeviceChoice::Cuda {
         match software_library(env.softgpu.as_deref())? {
-            Ok(path) => return finish(open_software(&path)?, path),
+            Ok(path) => return finish(open_software(&path)?, path, DeviceKind::Soft),
             Err(places) => looked_for.push(places),
         }
     }
@@ -135,7 +135,10 @@ fn real_driver() -> Result<(Library, &'static str), String> {
             continue;
         };
         match probe(&library) {
-            Ok(()) => return Ok((library, name)),
+            Ok(()) => match open_alias(Path::new(name)) {
+                Ok(()) => return Ok((library, name)),
+                Err(error) => reasons.push(format!("{name}: cannot alias it: {error}")),
+            },
             Err(reason) => reasons.push(format!("{name}: {reason}")),
         }
     }
@@ -220,16 +223,12 @@ fn open_software(path: &Path) -> Result<Library, DeviceError> {
     // SAFETY: the user or the build named this file as the software GPU.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }
         .map_err(|e| fail(e.to_string()))?;
-    // SAFETY: the symbol is only looked up here, not used.
-    let marker = unsafe { library.get::<LastFault>(LAST_FAULT.as_bytes()) };
-    if marker.is_err() {
-        return Err(fail(format!("it is not a software GPU: no {LAST_FAULT}")));
-    }
     open_alias(path).map_err(|e| fail(format!("cannot alias it as libcuda.so: {e}")))?;
     probe(&library).map_err(fail)?;
     Ok(library)
 }
 
+/// Settles cudarc's look-up by name: see [`alias`].
 fn open_alias(path: &Path) -> std::io::Result<()> {
     // SAFETY: a static name and a valid flag.
     let fd = unsafe { libc::memfd_create(c"libcuda.so".as_ptr(), libc::MFD_CLOEXEC) };
@@ -249,7 +248,7 @@ fn open_alias(path: &Path) -> std::io::Result<()> {
 }
 
 /// Checks that cudarc calls `library`, keeps it open, and describes it.
-fn finish(library: Library, path: PathBuf) -> Result<Selected, DeviceError> {
+fn finish(library: Library, path: PathBuf, found_as: DeviceKind) -> Result<Selected, DeviceError> {
     let fail = |message: String| DeviceError::Library {
         library: path.clone(),
         message,
@@ -271,12 +270,13 @@ fn finish(library: Library, path: PathBuf) -> Result<Selected, DeviceError> {
             "another libcuda.so on the library search path hides it; see LD_LIBRARY_PATH".into(),
         ));
     }
+    // A search path may offer the software GPU under the driver's name.
     // SAFETY: this is the type of the software GPU's function.
     let fault = unsafe { library.get::<LastFault>(LAST_FAULT.as_bytes()) };
     let kind = if fault.is_ok() {
         DeviceKind::Soft
     } else {
-        DeviceKind::Cuda
+        found_as
     };
     if let Ok(symbol) = fault {
         // Only one selection happens per process.
