@@ -160,8 +160,15 @@ fn parse_version(text: &str) -> Option<Version> {
 /// # Errors
 /// [`BuildError::HostCompiler`] when there is none.
 pub(crate) fn host_compiler() -> Result<PathBuf, BuildError> {
+    // nvcc runs on Linux only. Everything that cc would ask of a build script's environment is
+    // given, as reports are made outside of build scripts.
+    let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let tool = cc::Build::new()
         .cpp(true)
+        .opt_level(0)
+        .debug(false)
+        .host(&host)
+        .target(&host)
         .cargo_metadata(false)
         .try_get_compiler()
         .map_err(|e| BuildError::HostCompiler {

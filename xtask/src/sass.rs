@@ -198,10 +198,10 @@ fn branch_target(instruction: &str) -> Option<&str> {
         .then(|| rest.split_once(')').map(|(label, _)| label))?
 }
 
+/// `HFMA2.MMA` is a plain instruction in spite of its name.
 fn is_mma(instruction: &str) -> bool {
-    instruction
-        .split([' ', '.'])
-        .any(|word| word.ends_with("MMA"))
+    let is_matrix = |op: &str| op.ends_with("GMMA") || matches!(op, "HMMA" | "IMMA" | "DMMA");
+    instruction.split([' ', '.']).any(is_matrix)
 }
 
 /// The highest register index of an instruction, with the whole range of wide operands.
