@@ -13,7 +13,7 @@
     reason = "opens the device library and calls its C functions"
 )]
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{c_char, c_int};
 use std::fmt;
 use std::fs::File;
 use std::io::Write;
@@ -31,7 +31,7 @@ use crate::env::{DeviceChoice, Env};
 const SOFTGPU: &str = "libsoftgpu.so";
 /// Names of a real driver.
 const DRIVERS: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
-/// A function that only the software GPU exports: the text of the last fault, or null.
+/// A function that only the software GPU exports: the text of the last fault.
 const LAST_FAULT: &str = "softgpuLastFault";
 
 /// What executes the kernels.
@@ -88,22 +88,21 @@ pub fn selected() -> Result<&'static Selected, DeviceError> {
 /// Set when the chosen library is the software GPU.
 static FAULT: OnceLock<Symbol<LastFault>> = OnceLock::new();
 
-type LastFault = unsafe extern "C" fn() -> *const c_char;
+/// Writes the NUL-terminated text into a buffer of the given size, cut off to fit, and answers its
+/// whole length.
+type LastFault = unsafe extern "C" fn(*mut c_char, usize) -> usize;
 
 /// What the software GPU says about its last fault.
 pub(super) fn last_fault() -> Option<String> {
     let function = FAULT.get()?;
-    // SAFETY: the software GPU's function takes nothing and answers null or a C string.
-    let text = unsafe { function() };
-    if text.is_null() {
-        return None;
-    }
-    // SAFETY: not null, so a C string that stays valid until this thread's next call.
-    Some(
-        unsafe { CStr::from_ptr(text) }
-            .to_string_lossy()
-            .into_owned(),
-    )
+    let mut text = vec![0u8; 4096];
+    // SAFETY: the buffer is writable and has the size that is told.
+    let length = unsafe { function(text.as_mut_ptr().cast(), text.len()) };
+    text.truncate(length.min(text.len() - 1));
+    let text = String::from_utf8_lossy(&text)
+        .trim_end_matches('\0')
+        .to_owned();
+    (!text.is_empty()).then_some(text)
 }
 
 fn select(env: &Env) -> Result<Selected, DeviceError> {
@@ -149,7 +148,7 @@ fn probe(library: &Library) -> Result<(), String> {
     type Init = unsafe extern "C" fn(u32) -> u32;
     type Count = unsafe extern "C" fn(*mut c_int) -> u32;
     // SAFETY: this is the type of cuInit in cuda.h.
-    let init: Symbol<Init> = unsafe { library.get(b"cuInit") }.map_err(|e| e.to_string())?;
+    let init: Symbol<Init> = unsafe { library.get(b"cuInit") }.map_err(|_| "it has no cuInit")?;
     // SAFETY: flags must be 0.
     let code = unsafe { init(0) };
     if code != 0 {
