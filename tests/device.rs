@@ -1,6 +1,8 @@
 //! The device layer on whatever device is selected: choice of the library, memory, launches, waits.
 //! Without any device every test here fails; none is skipped.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::process::Command;
 use std::time::Duration;
 
