@@ -36,7 +36,7 @@ pub struct NamedBarrier {
 /// An arrival of threads of one warp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Arrival {
-    /// Threads, whole warps counted as 32.
+    /// Threads. With an explicit count, a warp of which all live lanes arrive counts as 32.
     pub threads: u32,
     /// Explicit count, if the instruction has one.
     pub count: Option<u32>,
@@ -84,7 +84,7 @@ impl NamedBarrier {
         (self.arrived, self.count)
     }
 
-    /// Adds an arrival. `live` = threads of the CTA, in whole warps, that have not exited. Says
+    /// Adds an arrival. `live` = threads of the CTA that have not exited. Says
     /// whether the generation completed.
     ///
     /// # Errors
@@ -116,8 +116,13 @@ impl NamedBarrier {
         Ok(self.settle(live))
     }
 
-    /// Completes the generation if everyone has arrived; called on arrivals and on exits.
-    pub fn settle(&mut self, live: u32) -> bool {
+    /// Completes the generation if all threads that remain have arrived: some have exited.
+    pub fn exit(&mut self, live: u32) -> bool {
+        self.count.is_none() && self.settle(live)
+    }
+
+    /// Completes the generation if everyone has arrived.
+    fn settle(&mut self, live: u32) -> bool {
         let done = self.arrived > 0 && self.arrived >= self.count.unwrap_or(live);
         if done {
             self.results[slot(self.generation)] = self.reduction;
@@ -210,9 +215,9 @@ mod tests {
     fn exits_complete_a_barrier_of_all_threads() {
         let mut barrier = NamedBarrier::default();
         assert_eq!(barrier.arrive(warp(None), 96), Ok(false));
-        assert!(!barrier.settle(64));
-        assert!(barrier.settle(32));
-        assert!(!barrier.settle(32), "nobody has arrived in the next generation");
+        assert!(!barrier.exit(64));
+        assert!(barrier.exit(32));
+        assert!(!barrier.exit(32), "nobody has arrived in the next generation");
     }
 
     #[test]

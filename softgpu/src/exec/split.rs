@@ -47,9 +47,10 @@ pub(super) enum Wait {
     Wgmma {
         pending: u32,
     },
-    /// Virtual time.
+    /// Virtual time, or the cluster's next turn: sleeping may end early.
     Sleep {
         until: u64,
+        turn: u64,
     },
 }
 
@@ -75,6 +76,8 @@ pub(super) struct Spin {
     pub(super) hash: u64,
     /// The same for the iteration before.
     pub(super) last: u64,
+    /// Something was polled since the last backward branch.
+    pub(super) polled: bool,
     /// Like iterations in a row.
     pub(super) count: u32,
     /// It spun, and has not run since.
