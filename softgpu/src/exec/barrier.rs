@@ -141,7 +141,10 @@ impl NamedBarrier {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the remainder is below KEPT")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the remainder is below KEPT"
+)]
 fn slot(generation: u64) -> usize {
     (generation % KEPT as u64) as usize
 }
@@ -217,13 +220,19 @@ mod tests {
         assert_eq!(barrier.arrive(warp(None), 96), Ok(false));
         assert!(!barrier.exit(64));
         assert!(barrier.exit(32));
-        assert!(!barrier.exit(32), "nobody has arrived in the next generation");
+        assert!(
+            !barrier.exit(32),
+            "nobody has arrived in the next generation"
+        );
     }
 
     #[test]
     fn misuse_is_named() {
         let mut barrier = NamedBarrier::default();
-        assert_eq!(barrier.arrive(warp(Some(33)), 64), Err(BarrierMisuse::Count(33)));
+        assert_eq!(
+            barrier.arrive(warp(Some(33)), 64),
+            Err(BarrierMisuse::Count(33))
+        );
         assert_eq!(barrier.arrive(warp(Some(64)), 64), Ok(false));
         let clash = BarrierMisuse::Disagree {
             first: 64,

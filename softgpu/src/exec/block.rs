@@ -3,7 +3,10 @@
 //! Blocks are kept for reuse, since a grid runs thousands of CTAs of one size. A block is filled
 //! with [`POISON`] when it is handed out, so that nothing ever depends on leftovers or on zeroes:
 //! as an f32 the pattern is a NaN, and as a 64-bit word it is no mbarrier object.
-#![expect(unsafe_code, reason = "guest memory is raw storage reached through pointers")]
+#![expect(
+    unsafe_code,
+    reason = "guest memory is raw storage reached through pointers"
+)]
 
 use std::alloc::Layout;
 use std::ptr::NonNull;
@@ -40,9 +43,8 @@ impl Block {
         drop(free);
         let block = kept.unwrap_or_else(|| Self::new(size));
         // SAFETY: the block is ours alone, `size` bytes long and aligned to 1024.
-        let words = unsafe {
-            std::slice::from_raw_parts_mut(block.base.as_ptr().cast::<u32>(), size / 4)
-        };
+        let words =
+            unsafe { std::slice::from_raw_parts_mut(block.base.as_ptr().cast::<u32>(), size / 4) };
         words.fill(POISON);
         block
     }

@@ -76,7 +76,9 @@ struct Lane<'a> {
 
 impl Lane<'_> {
     fn value(&self, index: usize) -> u64 {
-        self.warp.regs.operand_u64(&self.instr.src[index], self.lane)
+        self.warp
+            .regs
+            .operand_u64(&self.instr.src[index], self.lane)
     }
 
     /// A shared address, aligned.
@@ -96,7 +98,9 @@ impl Lane<'_> {
     fn size(&self, index: usize) -> Result<u32, FaultKind> {
         let bytes = self.value(index) as u32;
         if !bytes.is_multiple_of(16) {
-            return Err(illegal(format!("bulk copy of {bytes} bytes, not a multiple of 16")));
+            return Err(illegal(format!(
+                "bulk copy of {bytes} bytes, not a multiple of 16"
+            )));
         }
         Ok(bytes)
     }
@@ -142,7 +146,9 @@ impl Lane<'_> {
         let mask = self.value(mask) as u16;
         let ranks = self.env.shared.len() as u32;
         if u32::from(mask) >> ranks.min(16) != 0 {
-            return Err(illegal(format!("multicast to {mask:#b} in a cluster of {ranks}")));
+            return Err(illegal(format!(
+                "multicast to {mask:#b} in a cluster of {ranks}"
+            )));
         }
         let ranks = (0..16).filter(|rank| mask >> rank & 1 != 0);
         Ok(ranks
@@ -181,7 +187,9 @@ impl Lane<'_> {
             }
             BulkOp::TensorStore { rank, reduce } => {
                 let map = self.map(ctx, 0)?;
-                let reduce = reduce.map(|op| reduction(op, map.data_type())).transpose()?;
+                let reduce = reduce
+                    .map(|op| reduction(op, map.data_type()))
+                    .transpose()?;
                 let store = Transfer::Store {
                     source: self.shared(1 + usize::from(rank), 16, 128)?,
                     destination: Destination::Tensor {
@@ -270,7 +278,11 @@ impl Warp {
             };
             let decoded = operands.transfer(ctx, op);
             let (transfer, done) = decoded.map_err(|kind| LaneFault { lane, kind })?;
-            let typical = if matches!(transfer, Transfer::Load { .. }) { LOAD } else { READ };
+            let typical = if matches!(transfer, Transfer::Load { .. }) {
+                LOAD
+            } else {
+                READ
+            };
             let action = Action::Transfer(Box::new(transfer));
             let op = Op::new(self.origin(lane, instr.line), action);
             let when = due(&mut st.choice, st.work, typical);
@@ -303,7 +315,10 @@ impl Warp {
                     return Err(fault(FaultKind::MisalignedAddress { address, align }));
                 }
             }
-            let read = instr.src.get(2).map_or(bytes, |_| (value(2) as u32).min(bytes));
+            let read = instr
+                .src
+                .get(2)
+                .map_or(bytes, |_| (value(2) as u32).min(bytes));
             lanes.push(LaneCopy {
                 to,
                 from,

@@ -102,7 +102,9 @@ impl Cluster {
             cluster_id: site.cluster_id,
         };
         let warps = (0..size).flat_map(|rank| (0..warps_per_cta).map(move |i| (rank, i)));
-        let warps = warps.map(|(rank, index)| Warp::new(&env, rank, index)).collect();
+        let warps = warps
+            .map(|(rank, index)| Warp::new(&env, rank, index))
+            .collect();
         let st = State {
             ctas: (0..size).map(|_| Cta::new(threads)).collect(),
             inflight: InFlight::default(),
@@ -146,11 +148,6 @@ impl Cluster {
         &self.st.counters
     }
 
-    /// Warp instructions executed.
-    pub(super) fn work(&self) -> u64 {
-        self.st.work
-    }
-
     /// Gives its memory back for reuse.
     pub(super) fn recycle(self) {
         if let Some(env) = Arc::into_inner(self.env) {
@@ -192,8 +189,8 @@ impl Cluster {
             if let Some(index) = self.pick() {
                 let before = self.st.tally[EFFECTS];
                 let stop = self.slice(env, index)?;
-                progress |= matches!(stop, Stop::Slice | Stop::Ended)
-                    || self.st.tally[EFFECTS] != before;
+                progress |=
+                    matches!(stop, Stop::Slice | Stop::Ended) || self.st.tally[EFFECTS] != before;
                 continue;
             }
             if let Some(op) = self.st.inflight.pop_first() {
@@ -209,7 +206,11 @@ impl Cluster {
             if spinning {
                 spins += 1;
                 if spins > SPIN_ROUNDS {
-                    return Ok(if progress { Outcome::Busy } else { Outcome::Idle });
+                    return Ok(if progress {
+                        Outcome::Busy
+                    } else {
+                        Outcome::Idle
+                    });
                 }
                 self.release_spinning();
                 continue;
@@ -220,7 +221,6 @@ impl Cluster {
         }
         Ok(Outcome::Busy)
     }
-
 
     /// Warps that only spin may run again.
     fn release_spinning(&mut self) {
@@ -307,7 +307,11 @@ impl Cluster {
         let sleeping = waits().any(|split| matches!(split.wait, Wait::Sleep { .. }));
         let timed = waits().any(|split| matches!(split.wait, Wait::Mbarrier { .. }));
         if sleeping {
-            return Ok(Some(if progress { Outcome::Busy } else { Outcome::Idle }));
+            return Ok(Some(if progress {
+                Outcome::Busy
+            } else {
+                Outcome::Idle
+            }));
         }
         let activity = self.st.settle_tally();
         if !timed || self.stalled_at == Some(activity) {
@@ -320,7 +324,13 @@ impl Cluster {
         self.st.expire = false;
         woken?;
         // After the first time the machine looks elsewhere before waits time out again.
-        Ok(before.map(|_| if progress { Outcome::Busy } else { Outcome::Idle }))
+        Ok(before.map(|_| {
+            if progress {
+                Outcome::Busy
+            } else {
+                Outcome::Idle
+            }
+        }))
     }
 
     /// Gives each warp that can run one slice.
@@ -375,7 +385,10 @@ impl Cluster {
             }
             Wait::Cluster { phase } => {
                 let arrived = self.st.barrier.arrived();
-                format!("cluster barrier phase {phase}: {arrived} of {} threads", self.st.live)
+                format!(
+                    "cluster barrier phase {phase}: {arrived} of {} threads",
+                    self.st.live
+                )
             }
             Wait::Mbarrier { offset, parity, .. } => {
                 let state = mbar::describe(env, (warp.rank, offset));

@@ -117,7 +117,11 @@ impl Counters {
 
 impl AddAssign<&Self> for Counters {
     fn add_assign(&mut self, other: &Self) {
-        for (sum, count) in self.warp_instructions.iter_mut().zip(other.warp_instructions) {
+        for (sum, count) in self
+            .warp_instructions
+            .iter_mut()
+            .zip(other.warp_instructions)
+        {
             *sum += count;
         }
         self.lane_instructions += other.lane_instructions;
@@ -198,7 +202,12 @@ pub(super) fn is_poll(instr: &Instr) -> bool {
             access.order != Order::Weak && !matches!(access.space, Space::Local | Space::Param)
         }
         Op::Atom(..) => !instr.dst.is_empty(),
-        Op::Mbarrier(MbarOp::Wait { try_wait: false, .. }, ..) => true,
+        Op::Mbarrier(
+            MbarOp::Wait {
+                try_wait: false, ..
+            },
+            ..,
+        ) => true,
         _ => is_clock(instr),
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! A cluster is the unit of scheduling: one host thread owns it at a time, so the memory, barriers
 //! and asynchronous operations of its CTAs need no locks. Global memory is shared with everyone.
-#![expect(unsafe_code, reason = "surroundings hold pointers into memory that they own")]
+#![expect(
+    unsafe_code,
+    reason = "surroundings hold pointers into memory that they own"
+)]
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -183,7 +186,9 @@ impl Cta {
             ready: u32::MAX >> (32 - warps.clamp(1, 32)),
             spinning: 0,
             waiting: [0; EVENTS],
-            warpgroups: (0..warps.div_ceil(4)).map(|_| Warpgroup::default()).collect(),
+            warpgroups: (0..warps.div_ceil(4))
+                .map(|_| Warpgroup::default())
+                .collect(),
         }
     }
 
@@ -201,11 +206,6 @@ impl Cta {
         for waiting in &mut self.waiting {
             *waiting &= !(1 << warp);
         }
-    }
-
-    /// Whether some warp waits for an event.
-    pub(super) fn awaits(&self, event: Event) -> bool {
-        self.waiting[event as usize] != 0
     }
 }
 

@@ -114,8 +114,13 @@ impl Engine {
                 let shared = shared.clone();
                 let name = format!("softgpu-{index}");
                 // Without even one thread launches would never end; that is worth a panic.
-                let spawned = std::thread::Builder::new().name(name).spawn(move || work(&shared));
-                assert!(spawned.is_ok() || index > 0, "no worker thread: {spawned:?}");
+                let spawned = std::thread::Builder::new()
+                    .name(name)
+                    .spawn(move || work(&shared));
+                assert!(
+                    spawned.is_ok() || index > 0,
+                    "no worker thread: {spawned:?}"
+                );
             }
         });
         if launch_is_empty(&state) {
@@ -171,7 +176,10 @@ fn check(config: &Config, launch: &Launch) -> Result<Need, Fault> {
     let kernel = &launch.kernel;
     let illegal = |what: String| {
         let what = format!("launch: {what}");
-        Err(launch_fault(kernel.name().to_owned(), FaultKind::IllegalInstruction { what }))
+        Err(launch_fault(
+            kernel.name().to_owned(),
+            FaultKind::IllegalInstruction { what },
+        ))
     };
     let product = |extent: [u32; 3]| extent.iter().map(|&n| u64::from(n)).product::<u64>();
     let threads = product(launch.block);
@@ -183,7 +191,9 @@ fn check(config: &Config, launch: &Launch) -> Result<Need, Fault> {
     }
     if launch.params.len() < kernel.param_bytes() as usize {
         let (given, wanted) = (launch.params.len(), kernel.param_bytes());
-        return illegal(format!("{given} bytes of parameters, the kernel has {wanted}"));
+        return illegal(format!(
+            "{given} bytes of parameters, the kernel has {wanted}"
+        ));
     }
     let cluster = product(launch.cluster);
     let divides = |(&grid, &cluster): (&u32, &u32)| cluster != 0 && grid.is_multiple_of(cluster);
@@ -196,18 +206,26 @@ fn check(config: &Config, launch: &Launch) -> Result<Need, Fault> {
     let need = Need::new(shared, u32::try_from(threads).unwrap_or(u32::MAX));
     let room = Residency::new(config.sms).room(need);
     if shared > 227 << 10 || room < cluster {
-        return illegal(format!("a cluster of {cluster} with {shared} bytes each does not fit"));
+        return illegal(format!(
+            "a cluster of {cluster} with {shared} bytes each does not fit"
+        ));
     }
     let grid = product(launch.grid);
     if launch.cooperative && room < grid {
-        return illegal(format!("a cooperative grid of {grid} where {room} can be resident"));
+        return illegal(format!(
+            "a cooperative grid of {grid} where {room} can be resident"
+        ));
     }
     Ok(need)
 }
 
 fn prepare(shared: &Shared, launch: Launch) -> Result<Arc<LaunchState>, Fault> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    let workspace = if launch.cooperative { new_workspace(&launch)? } else { 0 };
+    let workspace = if launch.cooperative {
+        new_workspace(&launch)?
+    } else {
+        0
+    };
     Ok(Arc::new(LaunchState {
         kernel: launch.kernel,
         device: launch.device,
@@ -229,10 +247,15 @@ fn prepare(shared: &Shared, launch: Launch) -> Result<Arc<LaunchState>, Fault> {
 /// Zeroed device memory for the grid barrier of cooperative groups.
 fn new_workspace(launch: &Launch) -> Result<u64, Fault> {
     let space = AddressSpace::global();
-    let region = space.alloc_host(WORKSPACE, RegionKind::Host).map_err(|error| {
-        let what = format!("workspace of a cooperative launch: {error}");
-        launch_fault(launch.kernel.name().to_owned(), FaultKind::Internal { what })
-    })?;
+    let region = space
+        .alloc_host(WORKSPACE, RegionKind::Host)
+        .map_err(|error| {
+            let what = format!("workspace of a cooperative launch: {error}");
+            launch_fault(
+                launch.kernel.name().to_owned(),
+                FaultKind::Internal { what },
+            )
+        })?;
     super::transfer::zero(launch.device, region.base, WORKSPACE);
     Ok(region.base)
 }
@@ -322,7 +345,10 @@ fn run(shared: &Shared, entry: &mut Entry, launch: &LaunchState, clusters: u64) 
         Ok(Err(fault)) => fault,
         Err(panic) => {
             let what = format!("panic: {}", message(&*panic));
-            launch_fault(launch.kernel.name().to_owned(), FaultKind::Internal { what })
+            launch_fault(
+                launch.kernel.name().to_owned(),
+                FaultKind::Internal { what },
+            )
         }
     };
     launch.fault.lock().get_or_insert(fault);
@@ -332,5 +358,6 @@ fn run(shared: &Shared, entry: &mut Entry, launch: &LaunchState, clusters: u64) 
 
 fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
 }

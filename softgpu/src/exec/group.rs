@@ -91,7 +91,10 @@ impl Groups {
     /// The operations of a lane that are not complete.
     pub(super) fn of_lane(&self, lane: u32) -> SmallVec<[OpId; 4]> {
         let loose = self.loose.iter().filter(|(_, mask)| mask >> lane & 1 != 0);
-        let groups = self.groups.iter().filter(|group| group.mask >> lane & 1 != 0);
+        let groups = self
+            .groups
+            .iter()
+            .filter(|group| group.mask >> lane & 1 != 0);
         let mut ops: SmallVec<_> = loose.map(|(id, _)| *id).collect();
         ops.extend(groups.flat_map(|group| group.ops.iter().copied()));
         ops
@@ -107,7 +110,9 @@ mod tests {
     fn waits_count_from_the_youngest_group() {
         let mut flight = InFlight::default();
         let mut groups = Groups::default();
-        let ids: Vec<_> = (0..3).map(|due| flight.push(10 + due, Op::nothing())).collect();
+        let ids: Vec<_> = (0..3)
+            .map(|due| flight.push(10 + due, Op::nothing()))
+            .collect();
         for id in &ids {
             groups.add(*id, 1);
             groups.commit(1);

@@ -122,11 +122,6 @@ impl InFlight {
     pub(super) fn due(&self, id: OpId) -> Option<u64> {
         self.stages.get(&id).map(|stage| stage.due)
     }
-
-    /// Whether nothing is in flight.
-    pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
-    }
 }
 
 /// When an operation issued at `work` is due: `typical` instructions later, or as the seed says.

@@ -87,7 +87,10 @@ pub(super) fn change(
     change: impl FnOnce(&mut Mbarrier) -> Result<bool, Misuse>,
 ) -> Result<(), FaultKind> {
     let name = |misuse: Misuse| FaultKind::IllegalInstruction {
-        what: format!("mbarrier at shared {:#x} of CTA {}: {misuse}", place.1, place.0),
+        what: format!(
+            "mbarrier at shared {:#x} of CTA {}: {misuse}",
+            place.1, place.0
+        ),
     };
     let mut barrier = load(env, place).map_err(name)?;
     let done = change(&mut barrier).map_err(name)?;
@@ -165,7 +168,8 @@ impl Warp {
         for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
             let place = self.mbarrier_place(env, (&instr.src[0], space, offset), lane)?;
             let fault = |kind| LaneFault { lane, kind };
-            self.mbarrier_update(env, st, (instr, lane), (op, place)).map_err(fault)?;
+            self.mbarrier_update(env, st, (instr, lane), (op, place))
+                .map_err(fault)?;
         }
         Ok(Step::Next)
     }
@@ -201,7 +205,11 @@ impl Warp {
             } => {
                 let arrive = Arrive {
                     expect: if expect_tx { value(1) } else { 0 },
-                    count: if count { value(1 + usize::from(expect_tx)) } else { 1 },
+                    count: if count {
+                        value(1 + usize::from(expect_tx))
+                    } else {
+                        1
+                    },
                     drop,
                     no_complete,
                 };
@@ -217,12 +225,16 @@ impl Warp {
             }
             MbarOp::ExpectTx => {
                 let bytes = value(1);
-                change(env, st, place, |barrier| barrier.expect_tx(bytes).map(|()| false))
+                change(env, st, place, |barrier| {
+                    barrier.expect_tx(bytes).map(|()| false)
+                })
             }
             MbarOp::CompleteTx => complete_tx(env, st, place, value(1)),
             MbarOp::CpAsyncArrive { noinc } => {
                 if !noinc {
-                    change(env, st, place, |barrier| barrier.increment().map(|()| false))?;
+                    change(env, st, place, |barrier| {
+                        barrier.increment().map(|()| false)
+                    })?;
                 }
                 let after = self.copies.of_lane(lane).to_vec();
                 let action = Action::Arrive {
@@ -243,7 +255,8 @@ impl Warp {
         for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
             let token = self.regs.operand_u64(&instr.src[0], lane);
             let count = Mbarrier::decode(token).map_or(0, |barrier| barrier.pending);
-            self.regs.set_value(Slot(dst.slot), dst.class, lane, count.into());
+            self.regs
+                .set_value(Slot(dst.slot), dst.class, lane, count.into());
         }
     }
 
@@ -272,12 +285,14 @@ impl Warp {
             };
             let complete = match previous {
                 Some((same, complete)) if same == (place, parity) => complete,
-                _ => load(env, place).map(|barrier| barrier.completed(parity)).map_err(|misuse| {
-                    let (rank, at) = place;
-                    let what = format!("mbarrier at shared {at:#x} of CTA {rank}: {misuse}");
-                    let kind = FaultKind::IllegalInstruction { what };
-                    LaneFault { lane, kind }
-                })?,
+                _ => load(env, place)
+                    .map(|barrier| barrier.completed(parity))
+                    .map_err(|misuse| {
+                        let (rank, at) = place;
+                        let what = format!("mbarrier at shared {at:#x} of CTA {rank}: {misuse}");
+                        let kind = FaultKind::IllegalInstruction { what };
+                        LaneFault { lane, kind }
+                    })?,
             };
             previous = Some(((place, parity), complete));
             if complete {
@@ -291,7 +306,10 @@ impl Warp {
             && done == 0
             && rank == self.rank
         {
-            let hint = instr.src.get(2).map(|hint| self.regs.operand_u64(hint, lane) as u32);
+            let hint = instr
+                .src
+                .get(2)
+                .map(|hint| self.regs.operand_u64(hint, lane) as u32);
             let cycles = hint.map_or(SUSPEND, |hint| u64::from(hint) * 1755 / 1000);
             return Ok(Step::Retry(Wait::Mbarrier {
                 offset: at,

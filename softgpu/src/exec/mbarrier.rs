@@ -234,7 +234,10 @@ mod tests {
     #[test]
     fn phases_alternate() {
         let mut barrier = Mbarrier::init(2).unwrap();
-        assert!(barrier.completed(1), "a fresh barrier: the phase before it counts as complete");
+        assert!(
+            barrier.completed(1),
+            "a fresh barrier: the phase before it counts as complete"
+        );
         assert!(!barrier.completed(0));
         assert_eq!(barrier.arrive(one()), Ok(false));
         assert_eq!(barrier.arrive(one()), Ok(true));
@@ -248,7 +251,10 @@ mod tests {
         let mut barrier = Mbarrier::init(1).unwrap();
         assert_eq!(barrier.complete_tx(64), Ok(false));
         assert_eq!(barrier.transactions, -64);
-        let expect = Arrive { expect: 64, ..one() };
+        let expect = Arrive {
+            expect: 64,
+            ..one()
+        };
         assert_eq!(barrier.arrive(expect), Ok(true));
         assert_eq!(barrier.parity, 1);
     }
@@ -256,7 +262,10 @@ mod tests {
     #[test]
     fn a_phase_waits_for_bytes_after_the_last_arrival() {
         let mut barrier = Mbarrier::init(1).unwrap();
-        let expect = Arrive { expect: 128, ..one() };
+        let expect = Arrive {
+            expect: 128,
+            ..one()
+        };
         assert_eq!(barrier.arrive(expect), Ok(false));
         assert_eq!(barrier.complete_tx(64), Ok(false));
         assert_eq!(barrier.complete_tx(64), Ok(true));
@@ -265,7 +274,10 @@ mod tests {
     #[test]
     fn drop_lowers_later_phases() {
         let mut barrier = Mbarrier::init(3).unwrap();
-        let drop = Arrive { drop: true, ..one() };
+        let drop = Arrive {
+            drop: true,
+            ..one()
+        };
         assert_eq!(barrier.arrive(drop), Ok(false));
         assert_eq!(barrier.arrive(Arrive { count: 2, ..one() }), Ok(true));
         assert_eq!((barrier.pending, barrier.expected), (2, 2));
@@ -284,7 +296,10 @@ mod tests {
         };
         assert_eq!(barrier.arrive(two), Err(underflow));
         let mut barrier = Mbarrier::init(1).unwrap();
-        let loud = Arrive { no_complete: true, ..one() };
+        let loud = Arrive {
+            no_complete: true,
+            ..one()
+        };
         assert_eq!(barrier.arrive(loud), Err(Misuse::WouldComplete));
         let mut barrier = Mbarrier::init(1).unwrap();
         assert_eq!(barrier.expect_tx(MAX_COUNT), Ok(()));

@@ -69,7 +69,11 @@ impl Residency {
 
     /// Takes room for one CTA on the SM with the fewest; the SM.
     pub(super) fn take(&mut self, need: Need) -> Option<u32> {
-        let fits = self.0.iter_mut().enumerate().filter(|(_, sm)| sm.room(need) > 0);
+        let fits = self
+            .0
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, sm)| sm.room(need) > 0);
         let (index, sm) = fits.min_by_key(|(_, sm)| (sm.ctas, sm.threads))?;
         sm.take(need);
         u32::try_from(index).ok()
@@ -105,10 +109,7 @@ mod tests {
         assert_eq!(device.take(need), Some(0));
         assert_eq!(device.take(need), Some(1));
         assert_eq!(device.take(need), None);
-        let position = Position {
-            cta: [0; 3],
-            sm: 1,
-        };
+        let position = Position { cta: [0; 3], sm: 1 };
         device.give(&[position], need);
         assert_eq!(device.take(need), Some(1));
     }

@@ -228,7 +228,9 @@ impl Scheduler {
     /// Lets time pass while everything polls; how long to sleep.
     fn pass_idle_time(&mut self, clock: &Clock, seeded: bool) -> Duration {
         let doublings = self.idle_rounds.min(8);
-        let sleep = SHORTEST_SLEEP.saturating_mul(1 << doublings).min(LONGEST_SLEEP);
+        let sleep = SHORTEST_SLEEP
+            .saturating_mul(1 << doublings)
+            .min(LONGEST_SLEEP);
         if self.busy > 0 {
             self.idle_since = None;
             return SHORTEST_SLEEP;

@@ -15,18 +15,11 @@ pub(super) enum Wait {
     /// Other lanes of the warp, at this very instruction, which executes once they are here.
     Converge,
     /// Other lanes of the warp, at any `bar.warp.sync` with the same members.
-    WarpBarrier {
-        members: u32,
-    },
+    WarpBarrier { members: u32 },
     /// A generation of a named barrier; the instruction is complete then.
-    Barrier {
-        id: u8,
-        generation: u64,
-    },
+    Barrier { id: u8, generation: u64 },
     /// A phase of the cluster barrier.
-    Cluster {
-        phase: u64,
-    },
+    Cluster { phase: u64 },
     /// The phase of an mbarrier of this CTA; the instruction then executes again.
     Mbarrier {
         offset: u32,
@@ -35,23 +28,13 @@ pub(super) enum Wait {
         until: u64,
     },
     /// Bulk groups of the lanes of the split.
-    Bulk {
-        pending: u32,
-        read: bool,
-    },
+    Bulk { pending: u32, read: bool },
     /// `cp.async` groups.
-    CpAsync {
-        pending: u32,
-    },
+    CpAsync { pending: u32 },
     /// wgmma groups.
-    Wgmma {
-        pending: u32,
-    },
+    Wgmma { pending: u32 },
     /// Virtual time, or the cluster's next turn: sleeping may end early.
-    Sleep {
-        until: u64,
-        turn: u64,
-    },
+    Sleep { until: u64, turn: u64 },
 }
 
 /// Lanes that share a program counter.
@@ -164,7 +147,11 @@ impl Splits {
         let (index, _) = candidates.min_by_key(|(_, split)| key(split))?;
         let index = self.merge(index);
         let pc = self.0[index].pc;
-        let others = self.0.iter().map(|split| split.pc).filter(|&other| other > pc);
+        let others = self
+            .0
+            .iter()
+            .map(|split| split.pc)
+            .filter(|&other| other > pc);
         Some((index, others.min().unwrap_or(u32::MAX)))
     }
 

@@ -16,9 +16,7 @@ use super::regs::Slot;
 use super::split::{Split, Wait};
 use super::warp::{Step, Warp};
 use crate::error::FaultKind;
-use crate::ir::{
-    BarRed, Class, FenceKind, Instr, Op, Operand, Order, Scope, Special,
-};
+use crate::ir::{BarRed, Class, FenceKind, Instr, Op, Operand, Order, Scope, Special};
 
 /// Cycles per nanosecond, as thousandths.
 const CYCLES_PER_1000_NS: u64 = super::clock::CYCLES_PER_MICROSECOND;
@@ -93,7 +91,11 @@ impl Warp {
                 self.copies.settle(&st.inflight);
                 let pending = *pending;
                 let done = self.copies.at_most(mask, pending, false);
-                Ok(if done { Step::Next } else { Step::Wait(Wait::CpAsync { pending }) })
+                Ok(if done {
+                    Step::Next
+                } else {
+                    Step::Wait(Wait::CpAsync { pending })
+                })
             }
             Op::Wgmma(shape) => self.wgmma(st, (instr, at), shape),
             Op::WgmmaCommit => {
@@ -104,7 +106,11 @@ impl Warp {
                 let pending = *pending;
                 let group = &st.ctas[self.rank as usize].warpgroups[self.index as usize / 4];
                 let done = self.wgmma.at_most(group, pending);
-                Ok(if done { Step::Next } else { Step::Wait(Wait::Wgmma { pending }) })
+                Ok(if done {
+                    Step::Next
+                } else {
+                    Step::Wait(Wait::Wgmma { pending })
+                })
             }
             Op::Nanosleep => {
                 let ns = self.regs.operand_u64(&instr.src[0], mask.trailing_zeros()) as u32;
@@ -129,7 +135,10 @@ impl Warp {
         let count = (instr.src.len() > 1 + extra).then(|| &instr.src[1]);
         let key = |warp: &Self, lane| {
             let id = warp.regs.operand_u64(&instr.src[0], lane);
-            (id, count.map(|count| warp.regs.operand_u64(count, lane) as u32))
+            (
+                id,
+                count.map(|count| warp.regs.operand_u64(count, lane) as u32),
+            )
         };
         let (id, count) = key(self, lane);
         let lanes = (0..32u32).filter(|&other| mask >> other & 1 != 0);
@@ -141,12 +150,17 @@ impl Warp {
         };
         let cta = &mut st.ctas[self.rank as usize];
         let live = cta.live;
-        let Some(barrier) = usize::try_from(id).ok().and_then(|id| cta.barriers.get_mut(id))
+        let Some(barrier) = usize::try_from(id)
+            .ok()
+            .and_then(|id| cta.barriers.get_mut(id))
         else {
             return Err(fault(format!("barrier {id} is not in 0..=15")));
         };
         let yes = red.map_or(0, |_| {
-            instr.src.last().map_or(0, |operand| self.regs.operand_pred(operand))
+            instr
+                .src
+                .last()
+                .map_or(0, |operand| self.regs.operand_pred(operand))
         });
         let generation = barrier.generation();
         let whole = count.is_some() && lanes == self.live;

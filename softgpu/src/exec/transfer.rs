@@ -147,8 +147,14 @@ impl Global for Memory {
 }
 
 /// One atomic element operation on a translated, aligned address.
-#[expect(clippy::cast_possible_truncation, reason = "elements sit in the low bits of the word")]
-#[expect(clippy::cast_ptr_alignment, reason = "the caller checked the alignment")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "elements sit in the low bits of the word"
+)]
+#[expect(
+    clippy::cast_ptr_alignment,
+    reason = "the caller checked the alignment"
+)]
 fn combine_element(host: *mut u8, size: usize, operand: u64, reduction: Reduction) {
     let order = (Ordering::Relaxed, Ordering::Relaxed);
     match size {

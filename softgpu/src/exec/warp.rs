@@ -4,7 +4,10 @@
 //! its slice. Straight runs of instructions are counted at their ends (branches, blocking
 //! instructions), so the loop itself only tests for the meeting point with another split, applies
 //! the guard and calls a handler.
-#![expect(unsafe_code, reason = "handlers are called through unsafe function pointers")]
+#![expect(
+    unsafe_code,
+    reason = "handlers are called through unsafe function pointers"
+)]
 
 use super::counters::{EFFECTS, POLLS};
 use super::cta::{Env, Event, Origin, State, events};
@@ -83,7 +86,11 @@ impl Warp {
         let kernel = &launch.kernel;
         let first = index * 32;
         let lanes = launch.threads().saturating_sub(first).min(32);
-        let live = if lanes == 0 { 0 } else { u32::MAX >> (32 - lanes) };
+        let live = if lanes == 0 {
+            0
+        } else {
+            u32::MAX >> (32 - lanes)
+        };
         let [x, y, _] = launch.block;
         let thread = |lane: usize| first + u32::try_from(lane).unwrap_or(0);
         Self {
@@ -158,7 +165,11 @@ impl Warp {
     ) -> Result<Option<Stop>, Fault> {
         let kernel = &*env.launch.kernel;
         let mut ctx = env.context(self.rank, self.index * 32);
-        let Split { mut pc, mask: active, .. } = *self.splits.at(at);
+        let Split {
+            mut pc,
+            mask: active,
+            ..
+        } = *self.splits.at(at);
         let mut start = pc;
         let alone = self.splits.len() == 1;
         loop {
@@ -310,12 +321,17 @@ impl Warp {
         for reg in &kernel.polls[info.poll as usize - 1] {
             let slot = Slot(reg.slot);
             let mut mix = |value: u64| {
-                hash = (hash ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+                hash = (hash ^ value)
+                    .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+                    .rotate_left(29);
             };
             let lanes = (0..32u32).filter(|lane| mask >> lane & 1 != 0);
             match reg.class {
                 Class::B32 | Class::Pred if mask.count_ones() == 32 => {
-                    self.regs.lanes32(slot).iter().for_each(|&value| mix(value.into()));
+                    self.regs
+                        .lanes32(slot)
+                        .iter()
+                        .for_each(|&value| mix(value.into()));
                 }
                 class => lanes.for_each(|lane| mix(self.regs.value_u64(slot, class, lane))),
             }
@@ -332,9 +348,8 @@ impl Warp {
         ctx: &mut MemCtx<'_>,
         (sys, at, (pc, mask, line)): (&Sys, usize, (u32, u32, u32)),
     ) -> Result<bool, Fault> {
-        let fault = |warp: &Self, fault: LaneFault| {
-            env.fault(warp.origin(fault.lane, line), fault.kind)
-        };
+        let fault =
+            |warp: &Self, fault: LaneFault| env.fault(warp.origin(fault.lane, line), fault.kind);
         match &sys.flow {
             Flow::Nop => Ok(true),
             Flow::Branch(target) => {
@@ -342,7 +357,8 @@ impl Warp {
                 Ok(false)
             }
             Flow::Table(targets) => {
-                self.jump(at, mask, (sys, targets)).map_err(|error| fault(self, error))?;
+                self.jump(at, mask, (sys, targets))
+                    .map_err(|error| fault(self, error))?;
                 Ok(false)
             }
             Flow::Exit => {
@@ -373,8 +389,15 @@ impl Warp {
         let split = *self.splits.at(at);
         let rest = match step {
             // Lanes whose guard is false are through; those of a subset are not.
-            Step::Subset(..) => Split { mask: active & !lanes, ..split },
-            _ => Split { mask: active & !lanes, pc: pc + 1, ..split },
+            Step::Subset(..) => Split {
+                mask: active & !lanes,
+                ..split
+            },
+            _ => Split {
+                mask: active & !lanes,
+                pc: pc + 1,
+                ..split
+            },
         };
         *self.splits.at_mut(at) = Split {
             mask: lanes,
@@ -384,7 +407,10 @@ impl Warp {
             ..split
         };
         if rest.mask != 0 {
-            self.splits.push(Split { wait: Wait::Run, ..rest });
+            self.splits.push(Split {
+                wait: Wait::Run,
+                ..rest
+            });
         }
         if matches!(wait, Wait::WarpBarrier { .. }) {
             self.release_warp_barrier();
@@ -421,7 +447,9 @@ impl Warp {
         while left != 0 {
             let lane = left.trailing_zeros();
             let index = self.regs.operand_u64(&sys.instr.src[0], lane) & 0xffff_ffff;
-            let target = usize::try_from(index).ok().and_then(|index| targets.get(index));
+            let target = usize::try_from(index)
+                .ok()
+                .and_then(|index| targets.get(index));
             let Some(&target) = target else {
                 return Err(LaneFault {
                     lane,
@@ -465,7 +493,11 @@ impl Warp {
         }
         st.live -= count;
         let (phase, arrived) = self.cluster_arrived;
-        let arrived = if phase == st.barrier.phase() { arrived & mask } else { 0 };
+        let arrived = if phase == st.barrier.phase() {
+            arrived & mask
+        } else {
+            0
+        };
         if st.barrier.exit(arrived.count_ones(), st.live) {
             st.wake_all(Event::Cluster);
         }
@@ -519,7 +551,11 @@ impl Warp {
                 done
             }
             Wait::Cluster { phase } => st.barrier.phase() > phase,
-            Wait::Mbarrier { offset, parity, until } => {
+            Wait::Mbarrier {
+                offset,
+                parity,
+                until,
+            } => {
                 let completed = super::mbar::completed(env, self.rank, offset, parity);
                 let late = st.expire || st.cycles() >= until;
                 return (completed || late, true, !completed);

@@ -3,7 +3,10 @@
 //!
 //! A `.sync` operation executes when all live lanes of its member mask are here; lanes of one split
 //! may name different masks, and then execute in as many groups.
-#![expect(unsafe_code, reason = "matrix rows are read and written through guest pointers")]
+#![expect(
+    unsafe_code,
+    reason = "matrix rows are read and written through guest pointers"
+)]
 #![expect(
     clippy::cast_possible_truncation,
     reason = "operands are 32-bit values carried as 64 bits"
@@ -149,7 +152,9 @@ impl Warp {
             RmwOp::Or => a | b,
             _ => a ^ b,
         };
-        let result = lanes(mask).map(|lane| values[lane as usize]).reduce(combine);
+        let result = lanes(mask)
+            .map(|lane| values[lane as usize])
+            .reduce(combine);
         self.write_uniform(instr.dst[0], mask, result.unwrap_or(0));
     }
 
@@ -205,7 +210,10 @@ impl Warp {
                 let own = self.rank;
                 for lane in lanes(mask) {
                     let address = self.regs.operand_u64(&instr.src[0], lane);
-                    let rank = instr.src.get(1).map(|rank| self.regs.operand_u64(rank, lane));
+                    let rank = instr
+                        .src
+                        .get(1)
+                        .map(|rank| self.regs.operand_u64(rank, lane));
                     let value = address_operation(&instr.op, address, (rank, own));
                     let dst = instr.dst[0];
                     self.regs.set_value(Slot(dst.slot), dst.class, lane, value);
@@ -253,7 +261,10 @@ impl Warp {
             let rows: [[u8; 16]; 8] = std::array::from_fn(|row| read_bytes(rows[matrix * 8 + row]));
             let element = |row: usize, column: usize| {
                 let (row, column) = if trans { (column, row) } else { (row, column) };
-                u32::from(u16::from_le_bytes([rows[row][2 * column], rows[row][2 * column + 1]]))
+                u32::from(u16::from_le_bytes([
+                    rows[row][2 * column],
+                    rows[row][2 * column + 1],
+                ]))
             };
             let values = std::array::from_fn(|lane| {
                 let (row, column) = (lane / 4, lane % 4 * 2);
@@ -293,7 +304,11 @@ fn address_operation(op: &Op, address: u64, (rank, own): (Option<u64>, u32)) -> 
     match op {
         Op::Mapa { wide } => {
             let mapped = map_shared(low, rank.unwrap_or(0) as u32);
-            if *wide { SHARED_WINDOW | u64::from(mapped) } else { mapped.into() }
+            if *wide {
+                SHARED_WINDOW | u64::from(mapped)
+            } else {
+                mapped.into()
+            }
         }
         Op::Getctarank { .. } => shared_rank(low, own).into(),
         Op::Cvta { space, to_space } => {
@@ -303,7 +318,11 @@ fn address_operation(op: &Op, address: u64, (rank, own): (Option<u64>, u32)) -> 
                 Space::Param => PARAM_WINDOW,
                 Space::Global | Space::Const | Space::Generic => 0,
             };
-            if *to_space { address.wrapping_sub(base) } else { address.wrapping_add(base) }
+            if *to_space {
+                address.wrapping_sub(base)
+            } else {
+                address.wrapping_add(base)
+            }
         }
         Op::Isspacep(space) => {
             let own_cta = address >> 24 & 0xff == 0;

@@ -59,7 +59,11 @@ pub(super) struct WarpIssue {
 impl WarpIssue {
     /// Whether all but the `pending` youngest groups are complete.
     pub(super) fn at_most(&mut self, group: &Warpgroup, pending: u32) -> bool {
-        while self.groups.front().is_some_and(|&end| end <= group.completed) {
+        while self
+            .groups
+            .front()
+            .is_some_and(|&end| end <= group.completed)
+        {
             self.groups.pop_front();
         }
         self.groups.len() <= pending as usize
@@ -95,7 +99,11 @@ impl Warp {
             let value = self.regs.uniform_u64(operand, self.live);
             value.ok_or_else(|| illegal(format!("wgmma {name} differs between lanes")))
         };
-        let a = if shape.a_regs { 0 } else { uniform(&instr.src[0], "descriptor of A")? };
+        let a = if shape.a_regs {
+            0
+        } else {
+            uniform(&instr.src[0], "descriptor of A")?
+        };
         let b = uniform(&instr.src[a_operands], "descriptor of B")?;
         let accumulate = uniform(&instr.src[a_operands + 1], "scale-d")? != 0;
         let mine = Pending {
@@ -113,7 +121,9 @@ impl Warp {
         match group.queue.get_mut(place) {
             None => group.queue.push_back(mine),
             Some(op) if (op.pc, op.a, op.b, op.accumulate) != (mine.pc, a, b, accumulate) => {
-                return Err(illegal("warps of a warpgroup disagree about a wgmma".to_owned()));
+                return Err(illegal(
+                    "warps of a warpgroup disagree about a wgmma".to_owned(),
+                ));
             }
             Some(op) => {
                 op.warps |= mine.warps;
@@ -201,7 +211,11 @@ fn compute(
     let slots: smallvec::SmallVec<[u32; 128]> = instr.dst.iter().map(|reg| reg.slot).collect();
     let files = [&mut w0.regs, &mut w1.regs, &mut w2.regs, &mut w3.regs];
     let mut d = Accumulators::new(files, &slots)?;
-    let addend = if op.accumulate { Addend::Accumulator } else { Addend::Zero };
+    let addend = if op.accumulate {
+        Addend::Accumulator
+    } else {
+        Addend::Zero
+    };
     tile.multiply_add(&a, b, &mut d, addend)?;
     Ok(64 * u64::from(shape.n) * u64::from(shape.k))
 }
