@@ -91,6 +91,7 @@ fn report() -> Result<String> {
     let target = softgpu::target_directory()?;
     let config = Config {
         workspace: root().to_owned(),
+        places: Places::from_env(root()),
         cache: target.join("kernel-cache"),
         work: target.join("kernel-report"),
         jobs: std::thread::available_parallelism().map_or(1, Into::into),
