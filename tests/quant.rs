@@ -1,10 +1,6 @@
 //! The quantisation kernel on a device, bit for bit: both divisions and the rounding are exact
 //! operations, so the oracle has no tolerance.
-#![expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "test sizes are small"
-)]
+#![expect(clippy::cast_possible_truncation, reason = "test sizes are small")]
 
 use hadal::device::{Buffer, Context, Stream};
 use hadal::gemm::{View, ViewMut, scale_stride};
