@@ -98,7 +98,7 @@ fn take<'a>(next: &AtomicUsize, rows: &'a [Row]) -> Option<(usize, &'a Row)> {
 /// Compiles every row and writes `kernels.rs` into `config.work`.
 ///
 /// # Errors
-/// As [`compile`], and an unwritable folder.
+/// As [`compile()`], and an unwritable folder.
 pub fn build(config: &Config) -> Result<Vec<Image>, BuildError> {
     let images = compile(config)?;
     emit::write(&config.work, &images)?;
