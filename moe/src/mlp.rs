@@ -186,19 +186,18 @@ impl Mlp {
             ..shape
         };
         let (first, second) = (self.gate_up_weights.shape, self.down_weights.shape);
-        let fail = |what: &'static str| Error::device(what);
 
         let a = Fp8Matrix::new(codes, scales, slots(first, first.columns));
         let d = Bf16Matrix::new(&mut self.gate_up_out, slots(first, first.rows));
         let mut operands = Operands {
-            a: a.map_err(fail("input of the gate+up GEMM"))?,
+            a: a.map_err(Error::device("input of the gate+up GEMM"))?,
             b: self.gate_up_weights.view()?,
             groups: groups(),
-            d: d.map_err(fail("output of the gate+up GEMM"))?,
+            d: d.map_err(Error::device("output of the gate+up GEMM"))?,
         };
         self.gate_up
             .run(stream, &mut operands)
-            .map_err(fail(gate_up))?;
+            .map_err(Error::device(gate_up))?;
         timer.mark(stream, gate_up)?;
 
         let operands = SwigluOperands {
@@ -207,18 +206,22 @@ impl Mlp {
             codes: &mut self.codes,
             scales: &mut self.scales,
         };
-        self.swiglu.run(stream, operands).map_err(fail(swiglu))?;
+        self.swiglu
+            .run(stream, operands)
+            .map_err(Error::device(swiglu))?;
         timer.mark(stream, swiglu)?;
 
         let a = Fp8Matrix::new(&self.codes, &self.scales, slots(second, second.columns));
         let d = Bf16Matrix::new(&mut self.down_out, slots(second, second.rows));
         let mut operands = Operands {
-            a: a.map_err(fail("input of the down GEMM"))?,
+            a: a.map_err(Error::device("input of the down GEMM"))?,
             b: self.down_weights.view()?,
             groups: groups(),
-            d: d.map_err(fail("output of the down GEMM"))?,
+            d: d.map_err(Error::device("output of the down GEMM"))?,
         };
-        self.down.run(stream, &mut operands).map_err(fail(down))?;
+        self.down
+            .run(stream, &mut operands)
+            .map_err(Error::device(down))?;
         timer.mark(stream, down)
     }
 
