@@ -109,6 +109,25 @@ fn memory_keeps_what_is_copied() {
 }
 
 #[test]
+fn parts_of_a_buffer_are_read_and_written() {
+    let stream = stream(0);
+    let mut buffer = Buffer::from_slice(&stream, &[0u32, 1, 2, 3, 4]).unwrap();
+    buffer.write(&stream, 3, &[30, 40]).unwrap();
+    buffer.write(&stream, 5, &[]).unwrap();
+    let mut part = [0; 3];
+    buffer.read(&stream, 1, &mut part).unwrap();
+    assert_eq!(part, [1, 2, 30]);
+    assert_eq!(buffer.to_vec(&stream).unwrap(), [0, 1, 2, 30, 40]);
+    for start in [3, 6, usize::MAX] {
+        let error = buffer.read(&stream, start, &mut part).unwrap_err();
+        assert!(
+            matches!(error, DeviceError::Length { expected: 5, .. }),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn a_kernel_fills_exactly_its_buffer() {
     let stream = stream(0);
     for len in [0usize, 1, 255, 256, 257, 100_000] {
