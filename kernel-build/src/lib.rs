@@ -19,15 +19,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub use error::BuildError;
 pub use report::Resources;
 pub use table::Row;
-pub use toolchain::Places;
 
 /// Where things are.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Workspace root: holds `csrc/` and `ptx/`.
     pub workspace: PathBuf,
-    /// Where to look for the compiler.
-    pub places: Places,
     /// Compiled rows by content; may be shared by several builds.
     pub cache: PathBuf,
     /// Scratch folder of this build, and place of `kernels.rs`.
@@ -55,7 +52,7 @@ pub struct Image {
 /// A broken table, no compiler, or the first row that does not compile or is not accepted.
 pub fn compile(config: &Config) -> Result<Vec<Image>, BuildError> {
     let rows = table::read(&config.workspace.join("csrc/instances.toml"))?;
-    let found = toolchain::find(&config.places)?;
+    let found = toolchain::find(&toolchain::Places::from_env(&config.workspace))?;
     let compiler = compile::Compiler::new(config, found)?;
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::new());
@@ -98,7 +95,7 @@ fn take<'a>(next: &AtomicUsize, rows: &'a [Row]) -> Option<(usize, &'a Row)> {
 /// Compiles every row and writes `kernels.rs` into `config.work`.
 ///
 /// # Errors
-/// As [`compile()`], and an unwritable folder.
+/// As [`compile`], and an unwritable folder.
 pub fn build(config: &Config) -> Result<Vec<Image>, BuildError> {
     let images = compile(config)?;
     emit::write(&config.work, &images)?;
@@ -128,11 +125,8 @@ pub fn config_from_cargo() -> Result<Config, BuildError> {
         .and_then(|n| n.parse().ok())
         .unwrap_or(1);
     let cache = target.join("kernel-cache");
-    let workspace = folder("CARGO_MANIFEST_DIR")?;
-    let places = Places::from_env(&workspace);
     Ok(Config {
-        workspace,
-        places,
+        workspace: folder("CARGO_MANIFEST_DIR")?,
         cache,
         work,
         jobs,
@@ -151,9 +145,13 @@ pub fn build_script() -> Result<(), BuildError> {
             config.workspace.join(watched).display()
         ));
     }
-    // Another compiler than last time. A change of PATH alone is not watched: cargo within cargo
-    // changes it every time.
-    for variable in ["CUDA_HOME", "CXX"] {
+    // A compiler that setup installs later must be noticed.
+    let setup = config
+        .workspace
+        .join(toolchain::SETUP_TOOLKIT)
+        .join("bin/nvcc");
+    instruct(&format!("rerun-if-changed={}", setup.display()));
+    for variable in ["CUDA_HOME", "PATH", "CXX"] {
         instruct(&format!("rerun-if-env-changed={variable}"));
     }
     build(&config)?;

@@ -70,11 +70,6 @@ pub enum FaultKind {
         /// The instruction.
         what: String,
     },
-    /// A bug of softgpu itself (reported as CUDA 999).
-    Internal {
-        /// What went wrong.
-        what: String,
-    },
 }
 
 /// A fault with the place where it happened.
@@ -126,7 +121,6 @@ impl fmt::Display for Fault {
             FaultKind::Assert { message } => write!(f, "assertion failed: {message}"),
             FaultKind::Deadlock { waits } => write!(f, "deadlock: {waits}"),
             FaultKind::Unsupported { what } => write!(f, "unsupported: {what}"),
-            FaultKind::Internal { what } => write!(f, "softgpu bug: {what}"),
         }
     }
 }

@@ -45,6 +45,11 @@ fn every_rule_refuses() {
             value: (1 << 32) + 1
         }
     );
+}
+
+#[test]
+fn every_extent_rule_refuses() {
+    use TensorMapError as E;
     assert_eq!(
         refuse(|a| a.strides = &[24, 64]),
         E::Stride {

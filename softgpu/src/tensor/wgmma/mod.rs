@@ -10,8 +10,15 @@
 //! and f16, bf16 and tf32 operands with an f32 accumulator have a fast path; f16 accumulators go
 //! through the model element by element.
 
+mod decode;
+mod fast;
 mod reference;
+mod simd;
 
+#[cfg(test)]
+mod tests;
+
+use self::simd::Level;
 use super::format::Format;
 use super::model::{Accumulator, Family, Mma};
 use super::operand::K_BYTES;
@@ -140,7 +147,12 @@ impl Tile {
                 ),
             });
         }
-        reference::multiply_add(self, a, b, d, addend);
+        match self.kind {
+            Kind::Float(mma) if mma.d == Accumulator::F32 => {
+                fast::multiply_add(Level::best(), (self, mma), (a, b), d, addend);
+            }
+            _ => reference::multiply_add(self, a, b, d, addend),
+        }
         Ok(())
     }
 }

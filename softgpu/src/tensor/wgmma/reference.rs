@@ -1,8 +1,10 @@
 //! wgmma element by element, through the model. Right for every type; slow.
 
+use super::decode::{self, Class, Operands};
+use super::fast::Task;
 use super::{Accumulators, Addend, K_BYTES, Kind, M, Tile};
 use crate::tensor::format::Format;
-use crate::tensor::model::{self, Accumulator, Mma};
+use crate::tensor::model::{self, Accumulator};
 
 /// Where an element of D stands.
 #[derive(Debug, Clone, Copy)]
@@ -82,9 +84,17 @@ pub(super) fn multiply_add(
 ) {
     match tile.kind {
         Kind::Float(mma) => {
+            let task = Task {
+                tile,
+                mma,
+                a,
+                b,
+                addend,
+            };
             for row in 0..M {
                 for column in 0..tile.n {
-                    float_element(tile, mma, (a, b), d, (row, column), addend);
+                    let (place, bits) = float_element(&task, d, (row, column));
+                    d.set(place, bits);
                 }
             }
         }
@@ -111,15 +121,19 @@ pub(super) fn multiply_add(
     }
 }
 
-/// One element of D by the model.
-pub(super) fn float_element(
-    tile: &Tile,
-    mma: Mma,
-    (a, b): (&[u8], &[u8]),
-    d: &mut Accumulators<'_>,
+/// One element of D by the model; `d` is read for C.
+fn float_element(
+    task: &Task<'_>,
+    d: &Accumulators<'_>,
     (row, column): (usize, usize),
-    addend: Addend,
-) {
+) -> (Place, u32) {
+    let &Task {
+        tile,
+        mma,
+        a,
+        b,
+        addend,
+    } = task;
     let bits = match mma.d {
         Accumulator::F32 => 32,
         Accumulator::F16 => 16,
@@ -134,5 +148,41 @@ pub(super) fn float_element(
         a = negated(a, mma.a);
     }
     let b = elements(&b[column * K_BYTES..][..K_BYTES], mma.b);
-    d.set(place, model::dot(mma, &a, &b, c));
+    (place, model::dot(mma, &a, &b, c))
+}
+
+/// The elements of hard rows and columns, which the fast tiles leave to the model; to be computed
+/// before and written after they run.
+pub(super) fn hard_elements(
+    task: &Task<'_>,
+    operands: &Operands,
+    d: &Accumulators<'_>,
+) -> Vec<(Place, u32)> {
+    let n = task.tile.n;
+    let columns = || (0..n).map(|place| (decode::column(place), operands.column_class[place]));
+    let no_column = columns().all(|(_, class)| class == Class::Plain);
+    if no_column
+        && operands
+            .row_class
+            .iter()
+            .all(|&class| class == Class::Plain)
+    {
+        return Vec::new();
+    }
+    // E4M3 has no infinity, so a hard operand holds a NaN and all its elements are NaN.
+    let nan_row = task.mma.a == Format::E4M3;
+    let nan_column = task.mma.b == Format::E4M3;
+    let mut hard = Vec::new();
+    for row in 0..M {
+        let hard_row = operands.row_class[row] == Class::Hard;
+        for (column, class) in columns() {
+            let hard_column = class == Class::Hard;
+            if (hard_row && nan_row) || (hard_column && nan_column) {
+                hard.push((Place::of(row, column, 32), task.mma.d.nan()));
+            } else if hard_row || hard_column {
+                hard.push(float_element(task, d, (row, column)));
+            }
+        }
+    }
+    hard
 }

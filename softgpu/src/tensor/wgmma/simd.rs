@@ -1,0 +1,315 @@
+//! The vector operations of the wgmma tiles, over three instruction sets.
+//!
+//! A vector is a row of 32-bit lanes; operations say how they see a lane: as one `i32` or `f32`, two
+//! `i16` or four `i8`. Kernels are generic over [`Simd`] and `#[inline(always)]`; the functions that
+//! enter them carry `#[target_feature]`, so each instruction set gets its own code.
+//!
+//! # Safety
+//! A value of an instruction set's type is a proof that the CPU has it: the constructors are
+//! unsafe and called only behind run-time detection.
+#![expect(unsafe_code, reason = "vector intrinsics")]
+
+use super::Accumulators;
+use super::decode::Operands;
+use super::fast::{self, Task};
+
+/// An instruction set.
+pub(super) trait Simd: Copy {
+    /// A vector of [`Self::LANES`] 32-bit lanes.
+    type V: Copy;
+    /// Lanes of a vector: 8 or 16.
+    const LANES: usize;
+    /// Left shift of B's significands that [`Self::align_fp8`] expects.
+    const FP8_SHIFT: u32;
+
+    /// The lanes of `from` from `first` on; `first` is a multiple of [`Self::LANES`] below 16.
+    fn load(self, from: &[u32; 16], first: usize) -> Self::V;
+    /// Writes the lanes of `to` from `first` on, as for [`Self::load`].
+    fn store(self, to: &mut [u32; 16], first: usize, v: Self::V);
+    /// Every lane is `x`.
+    fn splat(self, x: u32) -> Self::V;
+
+    fn xor(self, a: Self::V, b: Self::V) -> Self::V;
+    fn and(self, a: Self::V, b: Self::V) -> Self::V;
+    fn add_i32(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub_i32(self, a: Self::V, b: Self::V) -> Self::V;
+    fn max_i32(self, a: Self::V, b: Self::V) -> Self::V;
+    fn min_i32(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Logical shift right.
+    fn shr<const N: u32>(self, a: Self::V) -> Self::V;
+    /// Shift left.
+    fn shl<const N: u32>(self, a: Self::V) -> Self::V;
+    /// Arithmetic shift right.
+    fn sar<const N: u32>(self, a: Self::V) -> Self::V;
+    /// Whether some lane is not in `low..=high` (as `i32`).
+    fn any_outside(self, a: Self::V, low: i32, high: i32) -> bool;
+
+    fn mul_f32(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `i32` to `f32`.
+    fn f32_from_i32(self, a: Self::V) -> Self::V;
+    /// `f32` to `i32`, toward zero; any value when it does not fit.
+    fn i32_from_f32(self, a: Self::V) -> Self::V;
+    /// The sum of two `i32` as `f32`, toward zero.
+    fn f32_from_sum(self, a: Self::V, b: Self::V) -> Self::V;
+
+    /// Saturating `i8` addition.
+    fn add_i8(self, a: Self::V, b: Self::V) -> Self::V;
+    fn max_i8(self, a: Self::V, b: Self::V) -> Self::V;
+    fn add_i16(self, a: Self::V, b: Self::V) -> Self::V;
+    fn max_i16(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Low 16 bits of `i16` products.
+    fn mul_i16(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `acc + a.low * b.low + a.high * b.high` over `i16` halves.
+    fn dot_i16(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
+
+    /// How decoded FP8 exponents (two of 0 to 31, one per half) are kept for [`Self::align_fp8`].
+    fn fp8_exponents(x: u32) -> u32;
+    /// The largest exponent of every lane, prepared for [`Self::align_fp8`].
+    fn fp8_largest(self, e: Self::V) -> Self::V;
+    /// `product >> (largest - ea - eb)` over halves, 0 for shifts of 15 and more; the product comes
+    /// from significands of B shifted left by [`Self::FP8_SHIFT`], the result is as if by 7.
+    fn align_fp8(self, product: Self::V, largest: Self::V, ea: Self::V, eb: Self::V) -> Self::V;
+}
+
+/// How far the CPU goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Level(Isa);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Isa {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Portable,
+}
+
+impl Level {
+    /// All levels that this CPU has, the fastest first.
+    pub(super) fn available() -> impl Iterator<Item = Self> {
+        let levels = [
+            #[cfg(target_arch = "x86_64")]
+            (is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni"))
+            .then_some(Isa::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            is_x86_feature_detected!("avx2").then_some(Isa::Avx2),
+            Some(Isa::Portable),
+        ];
+        levels.into_iter().flatten().map(Self)
+    }
+
+    /// The fastest level of this CPU.
+    pub(super) fn best() -> Self {
+        Self::available().next().unwrap_or(Self(Isa::Portable))
+    }
+
+    /// Runs a tile with the instructions of this level.
+    pub(super) fn run(self, task: &Task<'_>, operands: &mut Operands, d: &mut Accumulators<'_>) {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `available` made this level after detecting the extensions.
+            Isa::Avx512 => unsafe { avx512::run(task, operands, d) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `available` made this level after detecting the extension.
+            Isa::Avx2 => unsafe { avx2::run(task, operands, d) },
+            Isa::Portable => fast::run(Portable, task, operands, d),
+        }
+    }
+}
+
+/// Plain Rust.
+#[derive(Debug, Clone, Copy)]
+struct Portable;
+
+const PORTABLE: usize = 8;
+
+#[inline(always)]
+fn zip(a: [u32; PORTABLE], b: [u32; PORTABLE], f: impl Fn(u32, u32) -> u32) -> [u32; PORTABLE] {
+    std::array::from_fn(|i| f(a[i], b[i]))
+}
+
+#[inline(always)]
+fn halves(a: u32, b: u32, f: impl Fn(i16, i16) -> i16) -> u32 {
+    let [al, ah] = split(a);
+    let [bl, bh] = split(b);
+    u32::from(f(al, bl).cast_unsigned()) | u32::from(f(ah, bh).cast_unsigned()) << 16
+}
+
+#[inline(always)]
+fn split(x: u32) -> [i16; 2] {
+    let [a, b, c, d] = x.to_le_bytes();
+    [i16::from_le_bytes([a, b]), i16::from_le_bytes([c, d])]
+}
+
+#[inline(always)]
+fn bytes(a: u32, b: u32, f: impl Fn(i8, i8) -> i8) -> u32 {
+    let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
+    u32::from_le_bytes(std::array::from_fn(|i| {
+        f(a[i].cast_signed(), b[i].cast_signed()).cast_unsigned()
+    }))
+}
+
+#[inline(always)]
+fn signed(a: u32, b: u32, f: impl Fn(i32, i32) -> i32) -> u32 {
+    f(a.cast_signed(), b.cast_signed()).cast_unsigned()
+}
+
+impl Simd for Portable {
+    type V = [u32; PORTABLE];
+    const LANES: usize = PORTABLE;
+    const FP8_SHIFT: u32 = 7;
+
+    #[inline(always)]
+    fn load(self, from: &[u32; 16], first: usize) -> Self::V {
+        std::array::from_fn(|i| from[first + i])
+    }
+    #[inline(always)]
+    fn store(self, to: &mut [u32; 16], first: usize, v: Self::V) {
+        to[first..first + PORTABLE].copy_from_slice(&v);
+    }
+    #[inline(always)]
+    fn splat(self, x: u32) -> Self::V {
+        [x; PORTABLE]
+    }
+    #[inline(always)]
+    fn xor(self, a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| a ^ b)
+    }
+    #[inline(always)]
+    fn and(self, a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| a & b)
+    }
+    #[inline(always)]
+    fn add_i32(self, a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, u32::wrapping_add)
+    }
+    #[inline(always)]
+    fn sub_i32(self, a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, u32::wrapping_sub)
+    }
+    #[inline(always)]
+    fn max_i32(self, a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| signed(a, b, i32::max))
+    }
+    #[inline(always)]
+    fn min_i32(self, a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| signed(a, b, i32::min))
+    }
+    #[inline(always)]
+    fn shr<const N: u32>(self, a: Self::V) -> Self::V {
+        a.map(|a| a >> N)
+    }
+    #[inline(always)]
+    fn shl<const N: u32>(self, a: Self::V) -> Self::V {
+        a.map(|a| a << N)
+    }
+    #[inline(always)]
+    fn sar<const N: u32>(self, a: Self::V) -> Self::V {
+        a.map(|a| (a.cast_signed() >> N).cast_unsigned())
+    }
+    #[inline(always)]
+    fn any_outside(self, a: Self::V, low: i32, high: i32) -> bool {
+        a.iter().any(|a| !(low..=high).contains(&a.cast_signed()))
+    }
+    #[inline(always)]
+    fn mul_f32(self, a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| {
+            (f32::from_bits(a) * f32::from_bits(b)).to_bits()
+        })
+    }
+    #[inline(always)]
+    #[expect(clippy::cast_precision_loss, reason = "rounding is the operation")]
+    fn f32_from_i32(self, a: Self::V) -> Self::V {
+        a.map(|a| (a.cast_signed() as f32).to_bits())
+    }
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "truncation is the operation"
+    )]
+    fn i32_from_f32(self, a: Self::V) -> Self::V {
+        a.map(|a| (f32::from_bits(a) as i32).cast_unsigned())
+    }
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "at most 24 digits are left: exact"
+    )]
+    fn f32_from_sum(self, a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| {
+            let sum = f64::from(a.cast_signed()) + f64::from(b.cast_signed());
+            (f64::from_bits(sum.to_bits() & F32_DIGITS) as f32).to_bits()
+        })
+    }
+    #[inline(always)]
+    fn add_i8(self, a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| bytes(a, b, i8::saturating_add))
+    }
+    #[inline(always)]
+    fn max_i8(self, a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| bytes(a, b, i8::max))
+    }
+    #[inline(always)]
+    fn add_i16(self, a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| halves(a, b, i16::wrapping_add))
+    }
+    #[inline(always)]
+    fn max_i16(self, a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| halves(a, b, i16::max))
+    }
+    #[inline(always)]
+    fn mul_i16(self, a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| halves(a, b, i16::wrapping_mul))
+    }
+    #[inline(always)]
+    fn dot_i16(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
+        let products = zip(a, b, |a, b| {
+            let ([al, ah], [bl, bh]) = (split(a), split(b));
+            (i32::from(al) * i32::from(bl) + i32::from(ah) * i32::from(bh)).cast_unsigned()
+        });
+        self.add_i32(acc, products)
+    }
+    #[inline(always)]
+    fn fp8_exponents(x: u32) -> u32 {
+        x
+    }
+    #[inline(always)]
+    fn fp8_largest(self, e: Self::V) -> Self::V {
+        e.map(|e| (e & 0xFFFF) | e << 16)
+    }
+    #[inline(always)]
+    fn align_fp8(self, product: Self::V, largest: Self::V, ea: Self::V, eb: Self::V) -> Self::V {
+        let subtract = |a, b| zip(a, b, |a, b| halves(a, b, i16::wrapping_sub));
+        let shift = subtract(subtract(largest, ea), eb);
+        zip(product, shift, |product, shift| {
+            halves(product, shift, |product, shift| {
+                // A product of zero may come with any shift.
+                let shift = u32::from(shift.cast_unsigned()).min(15);
+                (product.cast_unsigned() >> shift).cast_signed()
+            })
+        })
+    }
+}
+
+/// The bits of an `f64` that an `f32` can hold.
+const F32_DIGITS: u64 = !((1 << 29) - 1);
+
+/// Defines operations that are one intrinsic each.
+#[cfg(target_arch = "x86_64")]
+macro_rules! intrinsics {
+    ($($name:ident($($arg:ident),*) = $intrinsic:expr;)*) => { $(
+        #[inline(always)]
+        fn $name(self, $($arg: <Self as Simd>::V),*) -> <Self as Simd>::V {
+            // SAFETY: `self` proves that the CPU has the instruction set.
+            unsafe { $intrinsic }
+        }
+    )* };
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
