@@ -6,10 +6,14 @@
 
 pub mod device;
 pub mod env;
+pub mod ep;
 mod error;
+pub mod gemm;
 pub mod kernels;
+pub mod memory;
 pub mod moe;
 pub mod params;
+pub mod quant;
 pub mod transfer;
 
 pub use error::Error;

@@ -258,6 +258,7 @@ __device__ __forceinline__ void accumulate(float (&sum)[kAccumulators], StageVie
         const float low = scale_low * scale_b;
         const float high = scale_high * scale_b;
         finish_block(partial);
+        __syncwarp();  // the lanes' loads of scales come before the arrival of one of them
         if (threadIdx.x % kWarp == 0) {
             isa::mbarrier_arrive(view.full + (Layout::kEmpty - Layout::kFull));
         }

@@ -19,12 +19,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub use error::BuildError;
 pub use report::Resources;
 pub use table::Row;
+pub use toolchain::Places;
 
 /// Where things are.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Workspace root: holds `csrc/` and `ptx/`.
     pub workspace: PathBuf,
+    /// Where to look for the compiler.
+    pub places: Places,
     /// Compiled rows by content; may be shared by several builds.
     pub cache: PathBuf,
     /// Scratch folder of this build, and place of `kernels.rs`.
@@ -52,7 +55,7 @@ pub struct Image {
 /// A broken table, no compiler, or the first row that does not compile or is not accepted.
 pub fn compile(config: &Config) -> Result<Vec<Image>, BuildError> {
     let rows = table::read(&config.workspace.join("csrc/instances.toml"))?;
-    let found = toolchain::find(&toolchain::Places::from_env(&config.workspace))?;
+    let found = toolchain::find(&config.places)?;
     let compiler = compile::Compiler::new(config, found)?;
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::new());
@@ -95,7 +98,7 @@ fn take<'a>(next: &AtomicUsize, rows: &'a [Row]) -> Option<(usize, &'a Row)> {
 /// Compiles every row and writes `kernels.rs` into `config.work`.
 ///
 /// # Errors
-/// As [`compile`], and an unwritable folder.
+/// As [`compile()`], and an unwritable folder.
 pub fn build(config: &Config) -> Result<Vec<Image>, BuildError> {
     let images = compile(config)?;
     emit::write(&config.work, &images)?;
@@ -125,8 +128,11 @@ pub fn config_from_cargo() -> Result<Config, BuildError> {
         .and_then(|n| n.parse().ok())
         .unwrap_or(1);
     let cache = target.join("kernel-cache");
+    let workspace = folder("CARGO_MANIFEST_DIR")?;
+    let places = Places::from_env(&workspace);
     Ok(Config {
-        workspace: folder("CARGO_MANIFEST_DIR")?,
+        workspace,
+        places,
         cache,
         work,
         jobs,
@@ -145,13 +151,9 @@ pub fn build_script() -> Result<(), BuildError> {
             config.workspace.join(watched).display()
         ));
     }
-    // A compiler that setup installs later must be noticed.
-    let setup = config
-        .workspace
-        .join(toolchain::SETUP_TOOLKIT)
-        .join("bin/nvcc");
-    instruct(&format!("rerun-if-changed={}", setup.display()));
-    for variable in ["CUDA_HOME", "PATH", "CXX"] {
+    // Another compiler than last time. A change of PATH alone is not watched: cargo within cargo
+    // changes it every time.
+    for variable in ["CUDA_HOME", "CXX"] {
         instruct(&format!("rerun-if-env-changed={variable}"));
     }
     build(&config)?;

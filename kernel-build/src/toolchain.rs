@@ -54,8 +54,8 @@ pub struct Places {
     pub cuda_home: Option<PathBuf>,
     /// Folders of `PATH`.
     pub path: Vec<PathBuf>,
-    /// Workspace root.
-    pub workspace: PathBuf,
+    /// Workspace root, if our own installation counts.
+    pub workspace: Option<PathBuf>,
 }
 
 impl Places {
@@ -68,7 +68,7 @@ impl Places {
                 .filter(|v| !v.is_empty())
                 .map(PathBuf::from),
             path: path.map_or_else(Vec::new, |p| std::env::split_paths(&p).collect()),
-            workspace: workspace.to_owned(),
+            workspace: Some(workspace.to_owned()),
         }
     }
 
@@ -89,10 +89,12 @@ impl Places {
             "PATH".into(),
             on_path.unwrap_or_else(|| PathBuf::from("nvcc")),
         ));
-        all.push((
-            SETUP_FOLDER.into(),
-            self.workspace.join(SETUP_TOOLKIT).join("bin/nvcc"),
-        ));
+        if let Some(root) = &self.workspace {
+            all.push((
+                SETUP_FOLDER.into(),
+                root.join(SETUP_TOOLKIT).join("bin/nvcc"),
+            ));
+        }
         all
     }
 }
@@ -158,8 +160,15 @@ fn parse_version(text: &str) -> Option<Version> {
 /// # Errors
 /// [`BuildError::HostCompiler`] when there is none.
 pub(crate) fn host_compiler() -> Result<PathBuf, BuildError> {
+    // nvcc runs on Linux only. Everything that cc would ask of a build script's environment is
+    // given, as reports are made outside of build scripts.
+    let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let tool = cc::Build::new()
         .cpp(true)
+        .opt_level(0)
+        .debug(false)
+        .host(&host)
+        .target(&host)
         .cargo_metadata(false)
         .try_get_compiler()
         .map_err(|e| BuildError::HostCompiler {
@@ -201,7 +210,7 @@ mod tests {
         let places = Places {
             cuda_home: Some(root.path().join("old")),
             path: Vec::new(),
-            workspace: root.path().to_owned(),
+            workspace: Some(root.path().to_owned()),
         };
         let found = find(&places).unwrap();
         assert!(
@@ -217,7 +226,7 @@ mod tests {
         let places = Places {
             cuda_home: Some(root.path().join("old")),
             path: vec![root.path().to_owned()],
-            workspace: root.path().to_owned(),
+            workspace: Some(root.path().to_owned()),
         };
         let message = find(&places).unwrap_err().to_string();
         for part in [

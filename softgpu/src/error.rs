@@ -70,6 +70,11 @@ pub enum FaultKind {
         /// The instruction.
         what: String,
     },
+    /// A bug of softgpu itself (reported as CUDA 999).
+    Internal {
+        /// What went wrong.
+        what: String,
+    },
 }
 
 /// A fault with the place where it happened.
@@ -121,6 +126,7 @@ impl fmt::Display for Fault {
             FaultKind::Assert { message } => write!(f, "assertion failed: {message}"),
             FaultKind::Deadlock { waits } => write!(f, "deadlock: {waits}"),
             FaultKind::Unsupported { what } => write!(f, "unsupported: {what}"),
+            FaultKind::Internal { what } => write!(f, "softgpu bug: {what}"),
         }
     }
 }

@@ -112,7 +112,10 @@ mod tests {
     #[test]
     fn tables_lie_where_the_headers_say() {
         let image = image(Path::new("/a/libsoftgpu.so"));
-        let long = |at: usize| u64::from_le_bytes(image[at..at + 8].try_into().unwrap()) as usize;
+        let long = |at: usize| {
+            let bytes = image[at..at + 8].try_into().unwrap();
+            usize::try_from(u64::from_le_bytes(bytes)).unwrap()
+        };
         assert_eq!(long(32), 64, "program headers follow the header");
         let dynamic = long(64 + 56 + 8);
         assert_eq!(dynamic % 8, 0);

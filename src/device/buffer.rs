@@ -122,21 +122,24 @@ impl<T: Pod> Buffer<T> {
     /// Another length than [`Self::len`], a driver error, or the error of earlier work.
     pub fn copy_from(&mut self, stream: &Stream, data: &[T]) -> Result<(), DeviceError> {
         self.same_length("copy to device", data.len())?;
+        self.write(stream, 0, data)
+    }
+
+    /// Copies `data` to the elements from index `start` on, after the earlier work of `stream`;
+    /// complete on return.
+    ///
+    /// # Errors
+    /// An end beyond [`Self::len`], a driver error, or the error of earlier work.
+    pub fn write(&mut self, stream: &Stream, start: usize, data: &[T]) -> Result<(), DeviceError> {
+        let to = self.element_address("copy to device", start, data.len())?;
         // Bounded; what follows waits for nothing but its own copy, so `data` is never left in use.
         stream.synchronize()?;
-        if self.is_empty() {
+        if data.is_empty() {
             return Ok(());
         }
-        let (to, from) = (self.address, data.as_ptr().cast());
+        let (from, bytes) = (data.as_ptr().cast(), size_of_val(data));
         // SAFETY: both ranges have `bytes` bytes, and `data` is borrowed until the wait below ends.
-        let copied = unsafe {
-            call!(cuMemcpyHtoDAsync_v2(
-                to,
-                from,
-                self.bytes(),
-                stream.handle()
-            ))
-        };
+        let copied = unsafe { call!(cuMemcpyHtoDAsync_v2(to, from, bytes, stream.handle())) };
         finish(stream, copied)
     }
 
@@ -146,21 +149,23 @@ impl<T: Pod> Buffer<T> {
     /// Another length than [`Self::len`], a driver error, or the error of earlier work.
     pub fn copy_to(&self, stream: &Stream, data: &mut [T]) -> Result<(), DeviceError> {
         self.same_length("copy to host", data.len())?;
+        self.read(stream, 0, data)
+    }
+
+    /// Copies the elements from index `start` on to `data`, after the earlier work of `stream`.
+    ///
+    /// # Errors
+    /// An end beyond [`Self::len`], a driver error, or the error of earlier work.
+    pub fn read(&self, stream: &Stream, start: usize, data: &mut [T]) -> Result<(), DeviceError> {
+        let from = self.element_address("copy to host", start, data.len())?;
         stream.synchronize()?;
-        if self.is_empty() {
+        if data.is_empty() {
             return Ok(());
         }
-        let (to, from) = (data.as_mut_ptr().cast(), self.address);
+        let (to, bytes) = (data.as_mut_ptr().cast(), size_of_val(data));
         // SAFETY: both ranges have `bytes` bytes, `T` is valid for any bytes, and `data` is borrowed
         // until the wait below ends.
-        let copied = unsafe {
-            call!(cuMemcpyDtoHAsync_v2(
-                to,
-                from,
-                self.bytes(),
-                stream.handle()
-            ))
-        };
+        let copied = unsafe { call!(cuMemcpyDtoHAsync_v2(to, from, bytes, stream.handle())) };
         finish(stream, copied)
     }
 
@@ -193,6 +198,25 @@ impl<T: Pod> Buffer<T> {
                 stream.handle()
             ))
         }
+    }
+
+    /// Address of element `start`, with `count` elements behind it.
+    fn element_address(
+        &self,
+        operation: &'static str,
+        start: usize,
+        count: usize,
+    ) -> Result<u64, DeviceError> {
+        let end = start.saturating_add(count);
+        if end > self.len {
+            let (found, expected) = (end, self.len);
+            return Err(DeviceError::Length {
+                operation,
+                found,
+                expected,
+            });
+        }
+        Ok(self.address + (start * size_of::<T>()) as u64)
     }
 
     fn same_length(&self, operation: &'static str, found: usize) -> Result<(), DeviceError> {

@@ -13,7 +13,7 @@
     reason = "opens the device library and calls its C functions"
 )]
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{c_char, c_int};
 use std::fmt;
 use std::fs::File;
 use std::io::Write;
@@ -31,7 +31,7 @@ use crate::env::{DeviceChoice, Env};
 const SOFTGPU: &str = "libsoftgpu.so";
 /// Names of a real driver.
 const DRIVERS: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
-/// A function that only the software GPU exports: the text of the last fault, or null.
+/// A function that only the software GPU exports: the text of the last fault.
 const LAST_FAULT: &str = "softgpuLastFault";
 
 /// What executes the kernels.
@@ -88,35 +88,34 @@ pub fn selected() -> Result<&'static Selected, DeviceError> {
 /// Set when the chosen library is the software GPU.
 static FAULT: OnceLock<Symbol<LastFault>> = OnceLock::new();
 
-type LastFault = unsafe extern "C" fn() -> *const c_char;
+/// Writes the NUL-terminated text into a buffer of the given size, cut off to fit, and answers its
+/// whole length.
+type LastFault = unsafe extern "C" fn(*mut c_char, usize) -> usize;
 
 /// What the software GPU says about its last fault.
 pub(super) fn last_fault() -> Option<String> {
     let function = FAULT.get()?;
-    // SAFETY: the software GPU's function takes nothing and answers null or a C string.
-    let text = unsafe { function() };
-    if text.is_null() {
-        return None;
-    }
-    // SAFETY: not null, so a C string that stays valid until this thread's next call.
-    Some(
-        unsafe { CStr::from_ptr(text) }
-            .to_string_lossy()
-            .into_owned(),
-    )
+    let mut text = vec![0u8; 4096];
+    // SAFETY: the buffer is writable and has the size that is told.
+    let length = unsafe { function(text.as_mut_ptr().cast(), text.len()) };
+    text.truncate(length.min(text.len() - 1));
+    let text = String::from_utf8_lossy(&text)
+        .trim_end_matches('\0')
+        .to_owned();
+    (!text.is_empty()).then_some(text)
 }
 
 fn select(env: &Env) -> Result<Selected, DeviceError> {
     let mut looked_for = Vec::new();
     if env.device != DeviceChoice::Soft {
         match real_driver() {
-            Ok((library, name)) => return finish(library, PathBuf::from(name)),
+            Ok((library, name)) => return finish(library, name.into(), DeviceKind::Cuda),
             Err(reason) => looked_for.push(reason),
         }
     }
     if env.device != DeviceChoice::Cuda {
         match software_library(env.softgpu.as_deref())? {
-            Ok(path) => return finish(open_software(&path)?, path),
+            Ok(path) => return finish(open_software(&path)?, path, DeviceKind::Soft),
             Err(places) => looked_for.push(places),
         }
     }
@@ -135,7 +134,10 @@ fn real_driver() -> Result<(Library, &'static str), String> {
             continue;
         };
         match probe(&library) {
-            Ok(()) => return Ok((library, name)),
+            Ok(()) => match open_alias(Path::new(name)) {
+                Ok(()) => return Ok((library, name)),
+                Err(error) => reasons.push(format!("{name}: cannot alias it: {error}")),
+            },
             Err(reason) => reasons.push(format!("{name}: {reason}")),
         }
     }
@@ -146,7 +148,7 @@ fn probe(library: &Library) -> Result<(), String> {
     type Init = unsafe extern "C" fn(u32) -> u32;
     type Count = unsafe extern "C" fn(*mut c_int) -> u32;
     // SAFETY: this is the type of cuInit in cuda.h.
-    let init: Symbol<Init> = unsafe { library.get(b"cuInit") }.map_err(|e| e.to_string())?;
+    let init: Symbol<Init> = unsafe { library.get(b"cuInit") }.map_err(|_| "it has no cuInit")?;
     // SAFETY: flags must be 0.
     let code = unsafe { init(0) };
     if code != 0 {
@@ -220,16 +222,12 @@ fn open_software(path: &Path) -> Result<Library, DeviceError> {
     // SAFETY: the user or the build named this file as the software GPU.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }
         .map_err(|e| fail(e.to_string()))?;
-    // SAFETY: the symbol is only looked up here, not used.
-    let marker = unsafe { library.get::<LastFault>(LAST_FAULT.as_bytes()) };
-    if marker.is_err() {
-        return Err(fail(format!("it is not a software GPU: no {LAST_FAULT}")));
-    }
     open_alias(path).map_err(|e| fail(format!("cannot alias it as libcuda.so: {e}")))?;
     probe(&library).map_err(fail)?;
     Ok(library)
 }
 
+/// Settles cudarc's look-up by name: see [`alias`].
 fn open_alias(path: &Path) -> std::io::Result<()> {
     // SAFETY: a static name and a valid flag.
     let fd = unsafe { libc::memfd_create(c"libcuda.so".as_ptr(), libc::MFD_CLOEXEC) };
@@ -249,7 +247,7 @@ fn open_alias(path: &Path) -> std::io::Result<()> {
 }
 
 /// Checks that cudarc calls `library`, keeps it open, and describes it.
-fn finish(library: Library, path: PathBuf) -> Result<Selected, DeviceError> {
+fn finish(library: Library, path: PathBuf, found_as: DeviceKind) -> Result<Selected, DeviceError> {
     let fail = |message: String| DeviceError::Library {
         library: path.clone(),
         message,
@@ -271,12 +269,13 @@ fn finish(library: Library, path: PathBuf) -> Result<Selected, DeviceError> {
             "another libcuda.so on the library search path hides it; see LD_LIBRARY_PATH".into(),
         ));
     }
+    // A search path may offer the software GPU under the driver's name.
     // SAFETY: this is the type of the software GPU's function.
     let fault = unsafe { library.get::<LastFault>(LAST_FAULT.as_bytes()) };
     let kind = if fault.is_ok() {
         DeviceKind::Soft
     } else {
-        DeviceKind::Cuda
+        found_as
     };
     if let Ok(symbol) = fault {
         // Only one selection happens per process.

@@ -230,6 +230,8 @@ impl TensorMapDesc {
 mod tests {
     use super::*;
 
+    type Spoil = fn(&mut TensorMapDesc);
+
     fn valid() -> TensorMapDesc {
         TensorMapDesc::matrix(
             Element::U8,
@@ -253,7 +255,7 @@ mod tests {
 
     #[test]
     fn each_broken_rule_names_its_field_and_value() {
-        let cases: [(fn(&mut TensorMapDesc), &str); 9] = [
+        let cases: [(Spoil, &str); 9] = [
             (|m| m.dims.clear(), "dims is []"),
             (|m| m.strides.clear(), "strides is []"),
             (|m| m.box_dims = vec![1; 3], "box_dims is [1, 1, 1]"),

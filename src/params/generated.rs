@@ -492,6 +492,27 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
+pub struct ProbeArithmeticParams {
+    #[doc = " device address of one 32-bit word per thread"]
+    pub output: u64,
+    #[doc = " of the loop"]
+    pub iterations: u32,
+    #[doc = " zero"]
+    pub reserved: u32,
+}
+const _: () = {
+    ["Size of ProbeArithmeticParams"][::core::mem::size_of::<ProbeArithmeticParams>() - 16usize];
+    ["Alignment of ProbeArithmeticParams"]
+        [::core::mem::align_of::<ProbeArithmeticParams>() - 8usize];
+    ["Offset of field: ProbeArithmeticParams::output"]
+        [::core::mem::offset_of!(ProbeArithmeticParams, output) - 0usize];
+    ["Offset of field: ProbeArithmeticParams::iterations"]
+        [::core::mem::offset_of!(ProbeArithmeticParams, iterations) - 8usize];
+    ["Offset of field: ProbeArithmeticParams::reserved"]
+        [::core::mem::offset_of!(ProbeArithmeticParams, reserved) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
 pub struct Quantise1x128Params {
     #[doc = " device address of BF16 \\[rows, blocks * 128\\], contiguous, 16-byte aligned"]
     pub input: u64,
@@ -524,6 +545,54 @@ const _: () = {
         [::core::mem::offset_of!(Quantise1x128Params, rows) - 40usize];
     ["Offset of field: Quantise1x128Params::blocks"]
         [::core::mem::offset_of!(Quantise1x128Params, blocks) - 44usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
+pub struct WaitWordParams {
+    #[doc = " device address of the word; anyone may write it, with release at .sys scope"]
+    pub address: u64,
+    #[doc = " device address of a hadal_wait_outcome"]
+    pub outcome: u64,
+    #[doc = " device time after which the wait gives up"]
+    pub limit_ns: u64,
+    #[doc = " value that ends the wait"]
+    pub expected: u32,
+    #[doc = " zero"]
+    pub reserved: u32,
+}
+const _: () = {
+    ["Size of WaitWordParams"][::core::mem::size_of::<WaitWordParams>() - 32usize];
+    ["Alignment of WaitWordParams"][::core::mem::align_of::<WaitWordParams>() - 8usize];
+    ["Offset of field: WaitWordParams::address"]
+        [::core::mem::offset_of!(WaitWordParams, address) - 0usize];
+    ["Offset of field: WaitWordParams::outcome"]
+        [::core::mem::offset_of!(WaitWordParams, outcome) - 8usize];
+    ["Offset of field: WaitWordParams::limit_ns"]
+        [::core::mem::offset_of!(WaitWordParams, limit_ns) - 16usize];
+    ["Offset of field: WaitWordParams::expected"]
+        [::core::mem::offset_of!(WaitWordParams, expected) - 24usize];
+    ["Offset of field: WaitWordParams::reserved"]
+        [::core::mem::offset_of!(WaitWordParams, reserved) - 28usize];
+};
+#[doc = " Written by the kernel before it ends."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct WaitOutcome {
+    #[doc = " device time from the first look to the last"]
+    pub waited_ns: u64,
+    #[doc = " the word at the last look"]
+    pub seen: u32,
+    #[doc = " 1 when the limit passed, else 0"]
+    pub expired: u32,
+}
+const _: () = {
+    ["Size of WaitOutcome"][::core::mem::size_of::<WaitOutcome>() - 16usize];
+    ["Alignment of WaitOutcome"][::core::mem::align_of::<WaitOutcome>() - 8usize];
+    ["Offset of field: WaitOutcome::waited_ns"]
+        [::core::mem::offset_of!(WaitOutcome, waited_ns) - 0usize];
+    ["Offset of field: WaitOutcome::seen"][::core::mem::offset_of!(WaitOutcome, seen) - 8usize];
+    ["Offset of field: WaitOutcome::expired"]
+        [::core::mem::offset_of!(WaitOutcome, expired) - 12usize];
 };
 impl Default for AddSharedParams {
     fn default() -> Self {
@@ -619,6 +688,16 @@ impl super::KernelParams for Fp8Gemm1d2dParams {
     const NAME: &'static str = "hadal_fp8_gemm_1d2d_params";
 }
 
+impl Default for ProbeArithmeticParams {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl super::KernelParams for ProbeArithmeticParams {
+    const NAME: &'static str = "hadal_probe_arithmetic_params";
+}
+
 impl Default for Quantise1x128Params {
     fn default() -> Self {
         bytemuck::Zeroable::zeroed()
@@ -653,4 +732,20 @@ impl Default for TensorMap {
     fn default() -> Self {
         bytemuck::Zeroable::zeroed()
     }
+}
+
+impl Default for WaitOutcome {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl Default for WaitWordParams {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl super::KernelParams for WaitWordParams {
+    const NAME: &'static str = "hadal_wait_word_params";
 }

@@ -1,12 +1,19 @@
 //! The one entry for people: `cargo xtask COMMAND`. Run it from anywhere in the workspace.
 
+mod bench;
+mod demo;
 mod params;
 mod process;
+mod rules;
+mod sass;
 mod setup;
+mod softgpu;
+mod test;
 
 use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 
 #[derive(Parser)]
@@ -23,12 +30,39 @@ struct Cli {
 enum Command {
     /// Installs the pinned CUDA compiler and tools under target/cuda/, where they are missing
     Setup,
-    /// Checks that generated files are current
-    Check,
+    /// Runs the main job: forward passes of mixture-of-experts layers, checked against the oracle
+    Demo {
+        /// End with one JSON line per run
+        #[arg(long)]
+        json: bool,
+    },
+    /// Runs every check and test
+    Test,
+    /// Measures
+    Bench {
+        /// What
+        what: bench::Subject,
+        /// Print JSON lines
+        #[arg(long)]
+        json: bool,
+    },
     /// Regenerates committed files from their sources
     Bless {
         /// Which file
         what: Blessed,
+    },
+    /// Fails when a generated file is not what its sources give
+    Check {
+        /// Which file
+        what: Blessed,
+    },
+    /// Prints registers, spills, shared memory and main-loop instructions of every kernel
+    Sass,
+    /// Builds the software GPU
+    Softgpu {
+        /// Print the folder that holds libcuda.so.1, for LD_LIBRARY_PATH
+        #[arg(long, required = true)]
+        print_dir: bool,
     },
 }
 
@@ -36,6 +70,28 @@ enum Command {
 enum Blessed {
     /// src/params/generated.rs from csrc/params/*.h
     Params,
+    /// docs/static-report.md from the compiled kernels
+    Report,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Text,
+    Json,
+}
+
+impl Format {
+    /// The argument that asks another program for this format.
+    fn argument(self) -> Option<&'static str> {
+        (self == Self::Json).then_some("--json")
+    }
+}
+
+impl From<bool> for Format {
+    fn from(json: bool) -> Self {
+        if json { Self::Json } else { Self::Text }
+    }
 }
 
 /// The workspace root.
@@ -43,19 +99,33 @@ fn root() -> &'static Path {
     hadal_kernel_build::workspace_root()
 }
 
-fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Setup => setup::run_setup(),
+fn dispatch(command: &Command) -> Result<ExitCode> {
+    match command {
+        Command::Setup => setup::run_setup()?,
+        Command::Demo { json } => return demo::run((*json).into()),
+        Command::Test => return test::run(),
+        Command::Bench { what, json } => bench::run(*what, (*json).into())?,
         Command::Bless {
             what: Blessed::Params,
-        } => params::bless(),
-        Command::Check => params::check(),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+        } => params::bless()?,
+        Command::Bless {
+            what: Blessed::Report,
+        } => sass::bless()?,
+        Command::Check {
+            what: Blessed::Params,
+        } => params::check()?,
+        Command::Check {
+            what: Blessed::Report,
+        } => sass::check()?,
+        Command::Sass => sass::print()?,
+        Command::Softgpu { .. } => softgpu::print_dir()?,
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn main() -> ExitCode {
+    dispatch(&Cli::parse().command).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }

@@ -68,10 +68,9 @@ pub(crate) fn run_setup() -> Result<()> {
 
 /// The places of a compiler other than our own installation.
 fn elsewhere() -> Places {
-    Places {
-        workspace: PathBuf::new(),
-        ..Places::from_env(root())
-    }
+    let mut places = Places::from_env(root());
+    places.workspace = None;
+    places
 }
 
 fn install(wanted: &[&str]) -> Result<()> {
@@ -91,6 +90,8 @@ fn install(wanted: &[&str]) -> Result<()> {
         "--disable-pip-version-check",
         "--no-deps",
     ]);
+    // As root, pip advises a virtual environment; with --target nothing of the system changes.
+    pip.env("PIP_ROOT_USER_ACTION", "ignore");
     pip.args(["--only-binary", ":all:", "--target"])
         .arg(&part)
         .args(wanted);

@@ -1,6 +1,49 @@
 //! Execution: warps, CTAs, clusters, scheduling.
+//!
+//! [`Kernel::new`] decodes a lowered function into one array of instructions. [`Engine::submit`]
+//! takes a [`Launch`]; worker threads run its clusters in turns until all CTAs have ended.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`engine`], `scheduler`, `residency` | launches, worker threads, who runs next, what fits |
+//! | `cluster`, `cta` | one cluster: its warps, memory, barriers, operations in flight |
+//! | `warp`, `split` | one warp: the interpreter's loop, independent thread scheduling |
+//! | `system`, `warpops`, `mbar`, `bulk`, `wgmma` | instructions of the machine |
+//! | `inflight`, `group`, `transfer` | asynchronous operations and their completion |
+//! | [`mbarrier`], [`barrier`], `clock` | pure state |
+//! | [`lanes`], [`access`], [`regs`], [`inst`] | handlers of registers and memory |
 
 pub mod access;
+pub mod barrier;
+mod block;
+mod bulk;
+mod clock;
+mod cluster;
+mod config;
+mod counters;
+mod cta;
+pub mod engine;
+mod group;
+mod inflight;
 pub mod inst;
+mod kernel;
 pub mod lanes;
+mod mbar;
+pub mod mbarrier;
 pub mod regs;
+mod residency;
+mod scheduler;
+mod seed;
+mod split;
+mod system;
+mod transfer;
+mod warp;
+mod warpops;
+mod wgmma;
+
+pub use block::POISON;
+pub use clock::CYCLES_PER_MICROSECOND;
+pub use config::Config;
+pub use counters::{CLASSES, Counters, InstrClass, SpaceBytes};
+pub use engine::{Done, Engine, Launch};
+pub use kernel::Kernel;

@@ -5,7 +5,10 @@
 //! operands is that of the PTX text unless the variant says otherwise. Register operands are
 //! *slots* of the warp's register file, already allocated by liveness.
 
+pub mod cfg;
 pub(crate) mod decode;
+mod display;
+pub mod lower;
 
 use smallvec::SmallVec;
 

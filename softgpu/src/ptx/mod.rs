@@ -11,6 +11,7 @@ mod parser;
 mod variable;
 
 pub use ast::Linkage;
+pub(crate) use globals::number_bits;
 pub use globals::{Global, GlobalSpace, Relocation};
 
 use crate::error::PtxError;

@@ -17,7 +17,11 @@
 //! offset in the CTA's shared memory in bits 0..24 and, in bits 24.., the rank of the CTA in its
 //! cluster plus one; zero there means the executing CTA.
 
+pub(crate) mod atomic;
+pub(crate) mod element;
+pub(crate) mod query;
 mod resolve;
+pub(crate) mod transfer;
 
 pub use resolve::{LocalMemory, MemCtx, Resolved, SharedMemory, Span, window};
 
@@ -38,7 +42,7 @@ pub const SHARED_OFFSET_MASK: u32 = (1 << SHARED_RANK_SHIFT) - 1;
 #[inline]
 #[must_use]
 pub const fn map_shared(address: u32, rank: u32) -> u32 {
-    address & SHARED_OFFSET_MASK | (rank + 1) << SHARED_RANK_SHIFT
+    address & SHARED_OFFSET_MASK | rank.wrapping_add(1) << SHARED_RANK_SHIFT
 }
 
 /// The rank that a shared address names, or `own` if it names none.

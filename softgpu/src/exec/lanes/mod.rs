@@ -8,11 +8,23 @@
 //! With a partial mask the function is evaluated for all lanes and the result blended, so the
 //! functions are total: no input may panic.
 
+mod approx;
+mod bits;
+mod carry;
+mod compare;
+mod convert;
 mod encode;
+pub(crate) mod float;
+mod float8;
+mod half;
 mod int;
 pub(crate) mod isa;
 mod map;
-mod value;
+mod moves;
+pub(crate) mod round;
+#[cfg(test)]
+pub(crate) mod tests;
+pub(crate) mod value;
 
 pub use encode::{encode, encode_for};
 pub use isa::Isa;

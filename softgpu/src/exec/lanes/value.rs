@@ -10,9 +10,12 @@
 )]
 
 use crate::exec::regs::FULL;
+use crate::ir::Class;
 
 /// What a lane holds: 0, 4, 8 or 16 bytes.
 pub(crate) trait Raw: Copy + Default {
+    /// Register class with lanes of this width; `None` for an absent operand.
+    const CLASS: Option<Class>;
     /// Writes the lanes of `mask`.
     ///
     /// # Safety
@@ -36,10 +39,17 @@ pub(crate) trait Raw: Copy + Default {
     }
 }
 
-impl Raw for u32 {}
-impl Raw for u64 {}
-impl Raw for u128 {}
+impl Raw for u32 {
+    const CLASS: Option<Class> = Some(Class::B32);
+}
+impl Raw for u64 {
+    const CLASS: Option<Class> = Some(Class::B64);
+}
+impl Raw for u128 {
+    const CLASS: Option<Class> = Some(Class::B128);
+}
 impl Raw for () {
+    const CLASS: Option<Class> = None;
     #[inline(always)]
     unsafe fn commit(_: *mut u32, _: u32, _: &[(); 32]) {}
 }
@@ -103,6 +113,7 @@ values! {
     u64: u64, |r| r, |v| v;
     i64: u64, |r| r as i64, |v| v as u64;
     u128: u128, |r| r, |v| v;
+    i128: u128, |r| r as i128, |v| v as u128;
     f32: u32, |r| f32::from_bits(r), |v| v.to_bits();
     f64: u64, |r| f64::from_bits(r), |v| v.to_bits();
     F16: u32, |r| F16(r as u16), |v| u32::from(v.0);

@@ -1,0 +1,184 @@
+//! `hadal-moe`: runs a mixture-of-experts layer of a checkpoint on a software or real GPU.
+
+use clap::{Args, Parser, Subcommand};
+use hadal_moe::config::Config;
+use hadal_moe::demo;
+use hadal_moe::error::Result;
+use hadal_moe::forward::{self, Request};
+use hadal_moe::seeded;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the forward pass of one layer.
+    Forward(ForwardArgs),
+    /// Runs the trained layer and a seeded one, checks everything, and reports.
+    Demo(DemoArgs),
+    /// Writes a seeded layer and tokens in the checkpoint format.
+    Seeded(SeededArgs),
+}
+
+#[derive(Debug, Args)]
+struct ForwardArgs {
+    /// Folder with config.json and safetensors files.
+    #[arg(long)]
+    checkpoint: PathBuf,
+    /// Safetensors file with `hidden_states`, BF16 [tokens, hidden].
+    #[arg(long)]
+    input: PathBuf,
+    /// Where to write `output`, F32 [tokens, hidden].
+    #[arg(long)]
+    output: PathBuf,
+    /// Ranks, one per device; the tokens are split as evenly as they go.
+    #[arg(long)]
+    ranks: usize,
+    /// Layer number; without it, the one mixture-of-experts layer present.
+    #[arg(long)]
+    layer: Option<usize>,
+    /// Compare every stage with its oracle, and the output with full precision.
+    #[arg(long)]
+    check: bool,
+    /// Compare the output with tensor `output` of this file rather than with our own full-precision
+    /// result.
+    #[arg(long)]
+    expected: Option<PathBuf>,
+    /// End with one line of JSON instead of tables.
+    #[arg(long)]
+    json: bool,
+    /// Name of the run in reports.
+    #[arg(long, default_value = "forward")]
+    name: String,
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// Folder for the seeded layer and the outputs; by default `demo` beside the build profile's.
+    #[arg(long)]
+    scratch: Option<PathBuf>,
+    /// End with one line of JSON per run instead of tables.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct SeededArgs {
+    /// Folder to write config.json, model.safetensors and input.safetensors into.
+    #[arg(long)]
+    output: PathBuf,
+    /// Width of a token.
+    #[arg(long, default_value_t = 7168)]
+    hidden: usize,
+    /// Intermediate width of an expert.
+    #[arg(long, default_value_t = 2048)]
+    intermediate: usize,
+    /// Routed experts.
+    #[arg(long, default_value_t = 8)]
+    experts: usize,
+    /// Experts per token.
+    #[arg(long, default_value_t = 2)]
+    top_k: usize,
+    /// Tokens.
+    #[arg(long, default_value_t = 64)]
+    tokens: usize,
+    /// Seed.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Forward(args) => run_forward(args),
+        Command::Demo(args) => run_demo(args),
+        Command::Seeded(args) => write_seeded(&args),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Whether everything that was checked agrees.
+#[expect(clippy::print_stdout, reason = "the report is the program's output")]
+fn run_forward(args: ForwardArgs) -> Result<bool> {
+    let run = forward::run(&Request {
+        name: args.name,
+        checkpoint: args.checkpoint,
+        input: args.input,
+        output: args.output,
+        ranks: args.ranks,
+        layer: args.layer,
+        check: args.check,
+        expected: args.expected,
+    })?;
+    let mismatch = run
+        .check
+        .as_ref()
+        .and_then(hadal_moe::check::Report::mismatch);
+    if args.json {
+        println!("{}", run.json());
+    } else {
+        println!("{}", run.tables());
+    }
+    if let Some(mismatch) = &mismatch {
+        eprintln!("error: {mismatch}");
+    }
+    Ok(mismatch.is_none())
+}
+
+/// Whether everything holds.
+#[expect(clippy::print_stdout, reason = "the report is the program's output")]
+fn run_demo(args: DemoArgs) -> Result<bool> {
+    let scratch = args.scratch.unwrap_or_else(|| {
+        let program = std::env::current_exe().unwrap_or_default();
+        program
+            .ancestors()
+            .nth(2)
+            .unwrap_or(Path::new("."))
+            .join("demo")
+    });
+    let outcomes = demo::run(&scratch)?;
+    for outcome in &outcomes {
+        for failure in &outcome.failures {
+            eprintln!("error: {}: {failure}", outcome.run.name);
+        }
+    }
+    for outcome in &outcomes {
+        println!(
+            "{}",
+            if args.json {
+                outcome.run.json()
+            } else {
+                outcome.run.tables()
+            }
+        );
+    }
+    Ok(outcomes.iter().all(|outcome| outcome.failures.is_empty()))
+}
+
+fn write_seeded(args: &SeededArgs) -> Result<bool> {
+    let config = Config {
+        hidden: args.hidden,
+        intermediate: args.intermediate,
+        experts: args.experts,
+        shared: 1,
+        top_k: args.top_k,
+        groups: 1,
+        top_groups: 1,
+        normalise: true,
+        scaling: 2.5,
+    };
+    seeded::write(&args.output, &config, args.tokens, args.seed)?;
+    Ok(true)
+}

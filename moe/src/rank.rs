@@ -1,0 +1,479 @@
+//! One rank: its device, its experts, its tokens.
+
+use crate::capture::{ExpertCapture, Quantised, RankCapture, Scales, Source};
+use crate::checkpoint::{ExpertWeights, LayerWeights};
+use crate::config::{BLOCK, Config};
+use crate::error::{Error, Result};
+pub(crate) use crate::mlp::size;
+use crate::mlp::{Mlp, PhaseNames, Rows};
+use crate::report::Phase;
+use crate::timer::Timer;
+use hadal::device::{Buffer, Context, Stream};
+use hadal::ep::latency::{
+    CombineInput, DispatchInput, LatencyBuffers, LatencyDesc, LatencyPlan, Output, Payload,
+    Received, ReceivedRows, Rows as DispatchRows,
+};
+use hadal::memory::Bootstrap;
+use hadal::moe::{RouteDesc, RouteOperands, RoutePlan, add_shared};
+use hadal::params::EpSource;
+use hadal::quant::{QuantDesc, QuantPlan, Quantise, ScaleLayout};
+use half::bf16;
+use indicatif::ProgressBar;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// Phases after the start, and loading: the steps of the progress bar per rank.
+pub(crate) const STEPS: usize = PHASES.len() + 1;
+
+const ROUTE: &str = "route";
+const QUANTISE: &str = "quantise";
+const DISPATCH: &str = "dispatch";
+const EXPERTS: PhaseNames = PhaseNames(["expert gate+up", "expert SwiGLU", "expert down"]);
+const COMBINE: &str = "combine";
+const SHARED: PhaseNames = PhaseNames(["shared gate+up", "shared SwiGLU", "shared down"]);
+const ADD: &str = "add shared";
+const PHASES: [&str; 11] = [
+    ROUTE,
+    QUANTISE,
+    DISPATCH,
+    EXPERTS.0[0],
+    EXPERTS.0[1],
+    EXPERTS.0[2],
+    COMBINE,
+    SHARED.0[0],
+    SHARED.0[1],
+    SHARED.0[2],
+    ADD,
+];
+
+/// How long a rank waits for a phase of its own.
+const PHASE_DEADLINE: Duration = Duration::from_secs(600);
+
+/// What a rank is to do.
+pub(crate) struct Job<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) weights: &'a LayerWeights,
+    /// BF16 rows of its tokens.
+    pub(crate) input: &'a [bf16],
+    /// Which tokens of the batch those are.
+    pub(crate) tokens: Range<usize>,
+    /// Most tokens of any rank.
+    pub(crate) max_tokens: usize,
+    /// Copy intermediate results to the host.
+    pub(crate) capture: bool,
+    pub(crate) progress: &'a ProgressBar,
+}
+
+/// What a rank did.
+#[derive(Debug)]
+pub(crate) struct RankResult {
+    /// `[tokens, hidden]`.
+    pub(crate) output: Vec<f32>,
+    pub(crate) phases: Vec<Phase>,
+    pub(crate) wall: Duration,
+    pub(crate) kernels: Vec<&'static str>,
+    pub(crate) capture: Option<RankCapture>,
+}
+
+/// Everything of a rank on its device.
+struct Rank<'a> {
+    job: &'a Job<'a>,
+    stream: Stream,
+    route: RoutePlan,
+    /// Row-major scales for the dispatch, M-major ones for the shared expert.
+    quantise: [Quantise; 2],
+    all_to_all: LatencyBuffers,
+    experts: Option<Mlp>,
+    shared: Option<Mlp>,
+    router: Buffer<bf16>,
+    bias: Buffer<f32>,
+    x: Buffer<bf16>,
+    topk_indices: Buffer<i32>,
+    topk_weights: Buffer<f32>,
+    codes: Buffer<u8>,
+    scales: [Buffer<f32>; 2],
+    output: Buffer<f32>,
+}
+
+/// Loads a rank, runs the layer once on it, and collects the results. All ranks call it together.
+pub(crate) fn run(job: &Job<'_>, mut bootstrap: Bootstrap) -> Result<RankResult> {
+    let mut rank = Rank::new(job, &mut bootstrap)?;
+    job.progress.inc(1);
+    bootstrap
+        .barrier("forward")
+        .map_err(Error::device("start of the forward pass"))?;
+    let start = Instant::now();
+    let mut timer = Timer::default();
+    let received = rank.forward(&mut timer)?;
+    timer.wait(PHASE_DEADLINE, |name| {
+        job.progress.set_message(name);
+        job.progress.inc(1);
+    })?;
+    rank.all_to_all
+        .synchronize(&rank.stream)
+        .map_err(Error::device("forward pass"))?;
+    let wall = start.elapsed();
+    let kernels = rank
+        .stream
+        .context()
+        .launches()
+        .iter()
+        .map(|&(name, _)| name)
+        .collect();
+    Ok(RankResult {
+        output: rank.download(&rank.output)?,
+        phases: rank.phases(&timer, &received)?,
+        wall,
+        kernels,
+        capture: job.capture.then(|| rank.capture(&received)).transpose()?,
+    })
+}
+
+impl<'a> Rank<'a> {
+    fn new(job: &'a Job<'a>, bootstrap: &mut Bootstrap) -> Result<Self> {
+        let Config {
+            hidden,
+            experts,
+            top_k,
+            groups,
+            top_groups,
+            normalise,
+            scaling,
+            ..
+        } = *job.config;
+        let tokens = job.tokens.len();
+        let context = Context::new(bootstrap.rank()).map_err(Error::device("device"))?;
+        let stream = Stream::new(&context).map_err(Error::device("stream"))?;
+        let plan = all_to_all(job, bootstrap.ranks())?;
+        let buffers = LatencyBuffers::new(&plan, bootstrap, &context);
+        let route = RouteDesc {
+            tokens,
+            hidden,
+            experts,
+            top_k,
+            groups,
+            top_groups,
+            normalise,
+            scaling,
+        };
+        let layouts = [ScaleLayout::RowMajor, ScaleLayout::MMajor];
+        let [dispatched, shared] = layouts.map(|layout| quantise(&stream, job, layout));
+        let quantise = [dispatched?, shared?];
+        let scales = [
+            scales_of(&stream, &quantise[0])?,
+            scales_of(&stream, &quantise[1])?,
+        ];
+        let desc = &plan.desc;
+        let first = desc.first_expert(bootstrap.rank()) as usize;
+        let own = first..first + desc.local_experts(bootstrap.rank()) as usize;
+        Ok(Self {
+            route: route.plan().map_err(Error::device("plan of the routing"))?,
+            experts: routed(&stream, &job.weights.experts[own], &plan)?,
+            shared: shared_expert(&stream, job)?,
+            all_to_all: buffers.map_err(Error::device("set-up of the all-to-all"))?,
+            quantise,
+            router: Buffer::from_slice(&stream, &job.weights.router).map_err(memory())?,
+            bias: Buffer::from_slice(&stream, &job.weights.bias).map_err(memory())?,
+            x: Buffer::from_slice(&stream, job.input).map_err(memory())?,
+            topk_indices: Buffer::alloc(&context, tokens * top_k).map_err(memory())?,
+            topk_weights: Buffer::alloc(&context, tokens * top_k).map_err(memory())?,
+            codes: Buffer::alloc(&context, tokens * hidden).map_err(memory())?,
+            scales,
+            output: Buffer::alloc(&context, tokens * hidden).map_err(memory())?,
+            stream,
+            job,
+        })
+    }
+
+    /// Enqueues the whole pass and returns where the dispatched rows lie.
+    fn forward(&mut self, timer: &mut Timer) -> Result<ReceivedCopy> {
+        timer.mark(&self.stream, "start")?;
+        self.route()?;
+        timer.mark(&self.stream, ROUTE)?;
+        self.quantise()?;
+        timer.mark(&self.stream, QUANTISE)?;
+        let input = DispatchInput {
+            tokens: size(self.job.tokens.len())?,
+            rows: DispatchRows::Fp8 {
+                codes: &self.codes,
+                scales: &self.scales[0],
+            },
+            topk_idx: &self.topk_indices,
+        };
+        let handle = self
+            .all_to_all
+            .dispatch(&self.stream, &input)
+            .map_err(Error::device(DISPATCH))?;
+        timer.mark(&self.stream, DISPATCH)?;
+        let received = handle.received();
+        let none = Buffer::alloc(self.stream.context(), 0).map_err(memory())?;
+        if let Some(experts) = &mut self.experts {
+            let x = (codes_of(received)?, &received.scales);
+            experts.run(&self.stream, x, Some(&received.counts), (timer, EXPERTS))?;
+        }
+        let y = self.experts.as_ref().map_or(&none, Mlp::output);
+        let weights = CombineInput {
+            topk_idx: &self.topk_indices,
+            weights: &self.topk_weights,
+        };
+        let copy = ReceivedCopy::new(&self.stream, received, self.job.capture)?;
+        handle
+            .combine(&self.stream, y, &weights, Output::F32(&mut self.output))
+            .map_err(Error::device(COMBINE))?;
+        timer.mark(&self.stream, COMBINE)?;
+        if let Some(shared) = &mut self.shared {
+            let x = (&self.codes, &self.scales[1]);
+            shared.run(&self.stream, x, None, (timer, SHARED))?;
+            let elements = self.job.tokens.len() * self.job.config.hidden;
+            add_shared(&self.stream, &mut self.output, shared.output(), elements)
+                .map_err(Error::device(ADD))?;
+            timer.mark(&self.stream, ADD)?;
+        }
+        Ok(copy)
+    }
+
+    fn route(&mut self) -> Result<()> {
+        let operands = RouteOperands {
+            hidden_states: &self.x,
+            router: &self.router,
+            bias: &self.bias,
+            topk_indices: &mut self.topk_indices,
+            topk_weights: &mut self.topk_weights,
+        };
+        self.route
+            .run(&self.stream, operands)
+            .map_err(Error::device(ROUTE))
+    }
+
+    /// The same codes come with scales in both layouts.
+    fn quantise(&mut self) -> Result<()> {
+        for (quantise, scales) in self.quantise.iter().zip(&mut self.scales) {
+            quantise
+                .run(
+                    &self.stream,
+                    (&self.x).into(),
+                    (&mut self.codes).into(),
+                    scales.into(),
+                )
+                .map_err(Error::device(QUANTISE))?;
+        }
+        Ok(())
+    }
+
+    fn download<T: bytemuck::Pod>(&self, buffer: &Buffer<T>) -> Result<Vec<T>> {
+        buffer
+            .to_vec(&self.stream)
+            .map_err(Error::device("copy of results to the host"))
+    }
+
+    fn phases(&self, timer: &Timer, received: &ReceivedCopy) -> Result<Vec<Phase>> {
+        let counts = self.download(&received.counts)?;
+        let rows: u64 = counts.iter().map(|&c| u64::try_from(c).unwrap_or(0)).sum();
+        let tokens = self.job.tokens.len() as u64;
+        let Config {
+            hidden,
+            experts,
+            top_k,
+            ..
+        } = *self.job.config;
+        let (hidden, experts, top_k) = (hidden as u64, experts as u64, top_k as u64);
+        let row = hidden + hidden / BLOCK as u64 * 4;
+        let expert_bytes = self.experts.as_ref().map_or([0; 3], |mlp| mlp.bytes(rows));
+        let shared_bytes = self.shared.as_ref().map_or([0; 3], |mlp| mlp.bytes(tokens));
+        let bytes = |name: &str| match PHASES.iter().position(|&phase| phase == name) {
+            Some(0) => (tokens + experts) * hidden * 2 + tokens * top_k * 8,
+            Some(1) => 2 * (tokens * hidden * 2 + tokens * row),
+            Some(2) => (tokens * top_k + 2 * rows) * row,
+            Some(phase @ 3..=5) => expert_bytes[phase - 3],
+            Some(6) => (2 * rows + tokens * top_k) * hidden * 2 + tokens * hidden * 4,
+            Some(phase @ 7..=9) => shared_bytes[phase - 7],
+            _ => tokens * hidden * 10,
+        };
+        let phases = timer.phases()?.into_iter();
+        Ok(phases
+            .map(|(name, time)| Phase {
+                name,
+                time,
+                bytes: bytes(name),
+            })
+            .collect())
+    }
+
+    fn capture(&self, received: &ReceivedCopy) -> Result<RankCapture> {
+        let Job { tokens, config, .. } = self.job;
+        let codes = self.download(&self.codes)?;
+        let x = Quantised {
+            rows: tokens.len(),
+            columns: config.hidden,
+            codes,
+            scales: Scales::RowMajor(self.download(&self.scales[0])?),
+        };
+        let shared = match &self.shared {
+            Some(mlp) => mlp
+                .capture(
+                    &self.stream,
+                    (&self.codes, &self.scales[1]),
+                    &[tokens.len()],
+                )?
+                .pop(),
+            None => None,
+        };
+        Ok(RankCapture {
+            tokens: tokens.clone(),
+            topk_indices: self.download(&self.topk_indices)?,
+            topk_weights: self.download(&self.topk_weights)?,
+            x,
+            experts: self.capture_experts(received)?,
+            shared,
+        })
+    }
+
+    fn capture_experts(&self, received: &ReceivedCopy) -> Result<Vec<ExpertCapture>> {
+        let (Some(mlp), Some(rows)) = (&self.experts, &received.rows) else {
+            return Ok(Vec::new());
+        };
+        let counts = self.download(&received.counts)?;
+        let counts: Vec<usize> = counts
+            .into_iter()
+            .map(|c| usize::try_from(c).unwrap_or(0))
+            .collect();
+        let sources = self.download(&rows.source)?;
+        let plan = self.all_to_all.plan();
+        let first = plan.desc.first_expert(self.all_to_all.rank()) as usize;
+        let slot = plan.max_rows as usize;
+        let captured = mlp.capture(&self.stream, (&rows.codes, &rows.scales), &counts)?;
+        let experts = captured.into_iter().zip(counts).enumerate();
+        Ok(experts
+            .map(|(local, (mlp, count))| ExpertCapture {
+                expert: first + local,
+                sources: sources[local * slot..][..count]
+                    .iter()
+                    .map(source)
+                    .collect(),
+                mlp,
+            })
+            .collect())
+    }
+}
+
+/// What was received, kept beyond the round.
+#[derive(Debug)]
+struct ReceivedCopy {
+    counts: Buffer<i32>,
+    rows: Option<ReceivedRowsCopy>,
+}
+
+#[derive(Debug)]
+struct ReceivedRowsCopy {
+    codes: Buffer<u8>,
+    scales: Buffer<f32>,
+    source: Buffer<EpSource>,
+}
+
+impl ReceivedCopy {
+    /// Enqueues copies of the counts and, if asked for, of the rows.
+    fn new(stream: &Stream, received: &Received, rows: bool) -> Result<Self> {
+        let rows = if rows {
+            Some(ReceivedRowsCopy {
+                codes: copy(stream, codes_of(received)?)?,
+                scales: copy(stream, &received.scales)?,
+                source: copy(stream, &received.source)?,
+            })
+        } else {
+            None
+        };
+        Ok(Self {
+            counts: copy(stream, &received.counts)?,
+            rows,
+        })
+    }
+}
+
+fn copy<T: bytemuck::Pod>(stream: &Stream, from: &Buffer<T>) -> Result<Buffer<T>> {
+    let mut to = Buffer::alloc(stream.context(), from.len()).map_err(memory())?;
+    to.copy_from_buffer(stream, from)
+        .map_err(Error::device("copy of received rows"))?;
+    Ok(to)
+}
+
+fn source(source: &EpSource) -> Source {
+    Source {
+        rank: source.rank.into(),
+        token: source.token as usize,
+        k: source.k.into(),
+    }
+}
+
+fn codes_of(received: &Received) -> Result<&Buffer<u8>> {
+    match &received.rows {
+        ReceivedRows::Fp8(codes) => Ok(codes),
+        ReceivedRows::Bf16(_) => Err(Error::device(DISPATCH)("BF16 rows, expected FP8")),
+    }
+}
+
+fn memory<E: Into<Box<dyn std::error::Error + Send + Sync>>>() -> impl FnOnce(E) -> Error {
+    Error::device("device memory")
+}
+
+fn all_to_all(job: &Job<'_>, ranks: u32) -> Result<LatencyPlan> {
+    let desc = LatencyDesc {
+        ranks,
+        experts: size(job.config.experts)?,
+        topk: size(job.config.top_k)?,
+        hidden: size(job.config.hidden)?,
+        max_tokens: size(job.max_tokens.max(1))?,
+        payload: Payload::Fp8,
+        max_rows: None,
+        ctas: LatencyDesc::DEFAULT_CTAS,
+        timeout: LatencyDesc::DEFAULT_TIMEOUT,
+    };
+    LatencyPlan::new(desc).map_err(Error::device("plan of the all-to-all"))
+}
+
+fn quantise(stream: &Stream, job: &Job<'_>, layout: ScaleLayout) -> Result<Quantise> {
+    let context = stream.context();
+    let sms = context
+        .multiprocessors()
+        .map_err(Error::device("device attributes"))?;
+    let (rows, columns) = (size(job.tokens.len())?, size(job.config.hidden)?);
+    let plan = QuantPlan::new(QuantDesc {
+        rows,
+        columns,
+        layout,
+        sms,
+    });
+    let plan = plan.map_err(Error::device("plan of the quantisation"))?;
+    Quantise::new(context, plan).map_err(Error::device("loading the quantisation"))
+}
+
+fn scales_of(stream: &Stream, quantise: &Quantise) -> Result<Buffer<f32>> {
+    let count = usize::try_from(quantise.plan().scales).map_err(memory())?;
+    Buffer::zeroed(stream, count).map_err(memory())
+}
+
+/// The MLPs of this rank's experts; a rank may have none.
+fn routed(stream: &Stream, experts: &[ExpertWeights], plan: &LatencyPlan) -> Result<Option<Mlp>> {
+    if experts.is_empty() {
+        return Ok(None);
+    }
+    let LatencyDesc {
+        ranks,
+        experts: all,
+        topk,
+        max_tokens,
+        ..
+    } = plan.desc;
+    let expected = (ranks * max_tokens * topk).div_ceil(all);
+    let rows = Rows::Masked {
+        slot: plan.max_rows,
+        expected,
+    };
+    Mlp::new(stream, &experts.iter().collect::<Vec<_>>(), rows).map(Some)
+}
+
+fn shared_expert(stream: &Stream, job: &Job<'_>) -> Result<Option<Mlp>> {
+    let Some(weights) = &job.weights.shared else {
+        return Ok(None);
+    };
+    Mlp::new(stream, &[weights], Rows::Dense(size(job.tokens.len())?)).map(Some)
+}

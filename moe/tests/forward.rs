@@ -1,0 +1,85 @@
+//! The layer end to end, every stage checked, for any number of tokens and ranks.
+
+use hadal_moe::config::Config;
+use hadal_moe::demo::{self, TRAINED_TOLERANCE};
+use hadal_moe::forward::{self, Request};
+use hadal_moe::report::Run;
+use hadal_moe::seeded;
+use std::path::Path;
+
+fn trained(folder: &Path, ranks: usize) -> (Run, Vec<u8>) {
+    let source = demo::trained_layer();
+    let output = folder.join(format!("{ranks}.safetensors"));
+    let run = forward::run(&Request {
+        name: format!("{ranks} ranks"),
+        input: source.join("input.safetensors"),
+        expected: Some(source.join("expected.safetensors")),
+        checkpoint: source,
+        output: output.clone(),
+        ranks,
+        layer: Some(1),
+        check: true,
+    })
+    .expect("runs");
+    (run, std::fs::read(output).expect("written"))
+}
+
+#[test]
+fn the_trained_layer_agrees_and_has_the_same_bits_on_any_number_of_ranks() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (run, single) = trained(folder.path(), 1);
+    assert_eq!(demo::judge(&run, TRAINED_TOLERANCE), [""; 0]);
+    for ranks in [2, 3, 4, 8] {
+        let (run, bytes) = trained(folder.path(), ranks);
+        assert_eq!(
+            demo::judge(&run, TRAINED_TOLERANCE),
+            [""; 0],
+            "{ranks} ranks"
+        );
+        assert!(
+            bytes == single,
+            "{ranks} ranks: the output differs from that on one rank"
+        );
+    }
+}
+
+#[test]
+fn odd_shapes_and_token_counts_run() {
+    // More ranks than experts, more ranks than tokens, no tokens, and no shared expert.
+    for (experts, shared, tokens, ranks) in [
+        (3, 0, 7, 2),
+        (2, 1, 1, 4),
+        (5, 2, 0, 3),
+        (1, 1, 3, 2),
+        (6, 1, 129, 5),
+    ] {
+        let config = Config {
+            hidden: 384,
+            intermediate: 256,
+            experts,
+            shared,
+            top_k: experts.min(2),
+            groups: 1,
+            top_groups: 1,
+            normalise: experts != 3,
+            scaling: 1.5,
+        };
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        seeded::write(folder.path(), &config, tokens, 11).expect("written");
+        let run = forward::run(&Request {
+            name: format!("{experts} experts, {tokens} tokens, {ranks} ranks"),
+            checkpoint: folder.path().to_path_buf(),
+            input: folder.path().join("input.safetensors"),
+            output: folder.path().join("output.safetensors"),
+            ranks,
+            layer: None,
+            check: true,
+            expected: None,
+        })
+        .expect("runs");
+        let report = run.check.as_ref().expect("checked");
+        assert_eq!(report.mismatch(), None, "{}", run.name);
+        let agreement = run.agreement.expect("compared");
+        assert!(agreement.relative_l2 < 0.08, "{}: {agreement:?}", run.name);
+    }
+}

@@ -1,0 +1,273 @@
+//! Loads and stores.
+//!
+//! Three ways, in order: all lanes active and side by side in memory (one wide copy, transposed
+//! for vectors); all active lanes at one address (one element, broadcast; loads only); lane by
+//! lane.
+#![expect(unsafe_code, reason = "guest memory is accessed through raw pointers")]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "addresses of 64-bit hosts, 32-bit guest addresses"
+)]
+
+use std::marker::PhantomData;
+
+use super::element::{Element, Held};
+use super::{MemCtx, Resolved, Span};
+use crate::exec::inst::{Inst, LaneFault};
+use crate::exec::lanes::isa::MemBody;
+use crate::exec::lanes::value::Raw;
+use crate::exec::regs::{FULL, RegFile, Slot};
+use crate::ir::Space;
+use crate::mem;
+
+/// What a memory handler must know besides its types; stands in the instruction's field `c`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mode(pub(crate) u32);
+
+impl Mode {
+    /// The address register has 64 bits.
+    pub(crate) const WIDE: u32 = 1 << 3;
+    /// The access is strong.
+    pub(crate) const STRONG: u32 = 1 << 4;
+    /// Where the operation of an atomic begins.
+    pub(crate) const OP_SHIFT: u32 = 8;
+
+    /// The code of a space.
+    pub(crate) const fn space_code(space: Space) -> u32 {
+        match space {
+            Space::Generic => 0,
+            Space::Global => 1,
+            Space::Shared => 2,
+            Space::SharedCluster => 3,
+            Space::Local => 4,
+            Space::Param => 5,
+            Space::Const => 6,
+        }
+    }
+
+    /// The space accessed.
+    #[inline(always)]
+    pub(crate) const fn space(self) -> Space {
+        match self.0 & 7 {
+            0 => Space::Generic,
+            2 => Space::Shared,
+            3 => Space::SharedCluster,
+            4 => Space::Local,
+            5 => Space::Param,
+            _ => Space::Global,
+        }
+    }
+
+    /// Whether the access is strong.
+    #[inline(always)]
+    pub(crate) const fn strong(self) -> bool {
+        self.0 & Self::STRONG != 0
+    }
+}
+
+/// The guest addresses of an instruction: its operand `a` plus the immediate.
+///
+/// # Safety
+/// The operand lies in the file.
+#[inline(always)]
+pub(crate) unsafe fn addresses(regs: &mut RegFile, inst: &Inst, mode: Mode) -> [u64; 32] {
+    let base = regs.source(inst.a);
+    let mut addresses = [0; 32];
+    if mode.0 & Mode::WIDE != 0 {
+        let base = base.cast::<u64>();
+        for (lane, address) in addresses.iter_mut().enumerate() {
+            // SAFETY: the operand has 32 lanes of 8 bytes.
+            let base = unsafe { base.wrapping_add(lane).read() };
+            *address = base.wrapping_add(inst.imm);
+        }
+    } else {
+        for (lane, address) in addresses.iter_mut().enumerate() {
+            // SAFETY: the operand has 32 lanes of 4 bytes.
+            let base = unsafe { base.wrapping_add(lane).read() };
+            *address = u64::from(base.wrapping_add(inst.imm as u32));
+        }
+    }
+    addresses
+}
+
+/// How the host addresses of the active lanes lie.
+enum Pattern {
+    /// All lanes are active and each follows the one before.
+    Contiguous(u64),
+    /// All active lanes have this address.
+    Uniform(u64),
+    /// Anything else.
+    Scattered,
+}
+
+#[inline(always)]
+fn pattern(hosts: &Resolved, mask: u32, stride: u64) -> Pattern {
+    let first = hosts[mask.trailing_zeros() as usize & 31];
+    let mut contiguous = mask == FULL;
+    let mut uniform = true;
+    for (lane, &host) in hosts.iter().enumerate() {
+        contiguous &= host == first.wrapping_add(lane as u64 * stride);
+        uniform &= host == first || mask >> lane & 1 == 0;
+    }
+    match (contiguous, uniform) {
+        (true, _) => Pattern::Contiguous(first),
+        (_, true) => Pattern::Uniform(first),
+        _ => Pattern::Scattered,
+    }
+}
+
+/// The pointer to an element at a resolved address.
+#[inline(always)]
+fn at<M>(host: u64, index: usize) -> *mut M {
+    std::ptr::with_exposed_provenance_mut::<M>(host as usize).wrapping_add(index)
+}
+
+#[inline(always)]
+fn span<M, const V: usize>(access: mem::Access) -> Span {
+    let bytes = (size_of::<M>() * V) as u64;
+    Span {
+        bytes,
+        align: bytes,
+        access,
+    }
+}
+
+/// `ld` of `V` elements of type `T` into registers with lanes `R`; `list` holds the registers.
+pub(crate) struct Load<T, R, const V: usize>(PhantomData<(T, R)>);
+
+impl<T: Held<R>, R: Raw, const V: usize> MemBody for Load<T, R, V> {
+    #[inline(always)]
+    unsafe fn run(
+        regs: &mut RegFile,
+        mask: u32,
+        inst: &Inst,
+        ctx: &mut MemCtx<'_>,
+    ) -> Result<(), LaneFault> {
+        let mode = Mode(inst.c.0);
+        // SAFETY: the caller's promise.
+        let addresses = unsafe { addresses(regs, inst, mode) };
+        let span = span::<T::Memory, V>(mem::Access::Read);
+        let hosts = ctx.resolve(mode.space(), &addresses, mask, span)?;
+        let mut out = [[R::default(); 32]; V];
+        match pattern(&hosts, mask, span.bytes) {
+            Pattern::Contiguous(first) if !mode.strong() => {
+                for lane in 0..32 {
+                    for (k, out) in out.iter_mut().enumerate() {
+                        // SAFETY: resolved for all lanes, and aligned.
+                        let value = unsafe { at::<T::Memory>(first, lane * V + k).read() };
+                        out[lane] = T::widen(value);
+                    }
+                }
+            }
+            Pattern::Uniform(first) => {
+                for (k, out) in out.iter_mut().enumerate() {
+                    // SAFETY: resolved for the active lanes, and aligned.
+                    let value = unsafe { element::<T, R>(first, k, mode.strong()) };
+                    *out = [value; 32];
+                }
+            }
+            _ => {
+                let mut left = mask;
+                while left != 0 {
+                    let lane = left.trailing_zeros() as usize;
+                    left &= left - 1;
+                    for (k, out) in out.iter_mut().enumerate() {
+                        // SAFETY: resolved for this lane, and aligned.
+                        out[lane] = unsafe { element::<T, R>(hosts[lane], k, mode.strong()) };
+                    }
+                }
+            }
+        }
+        for (out, slot) in out.iter().zip(inst.list.as_deref().unwrap_or_default()) {
+            let target = regs.target(*slot);
+            // SAFETY: the register lies in the file.
+            unsafe { Raw::commit(target, mask, out) };
+        }
+        Ok(())
+    }
+}
+
+/// One element, strong or weak. A weak load is volatile, so that it happens once.
+///
+/// # Safety
+/// The address is resolved for it, and aligned.
+#[inline(always)]
+unsafe fn element<T: Held<R>, R: Raw>(host: u64, index: usize, strong: bool) -> R {
+    let at = at::<T::Memory>(host, index);
+    T::widen(if strong {
+        // SAFETY: the caller's promise.
+        unsafe { T::Memory::load_strong(at) }
+    } else {
+        // SAFETY: the caller's promise.
+        unsafe { at.read_volatile() }
+    })
+}
+
+/// `st` of `V` elements of type `T` from operands with lanes `R`; `list` holds the operands.
+pub(crate) struct Store<T, R, const V: usize>(PhantomData<(T, R)>);
+
+impl<T: Held<R>, R: Raw, const V: usize> MemBody for Store<T, R, V> {
+    #[inline(always)]
+    unsafe fn run(
+        regs: &mut RegFile,
+        mask: u32,
+        inst: &Inst,
+        ctx: &mut MemCtx<'_>,
+    ) -> Result<(), LaneFault> {
+        let mode = Mode(inst.c.0);
+        // SAFETY: the caller's promise.
+        let addresses = unsafe { addresses(regs, inst, mode) };
+        let span = span::<T::Memory, V>(mem::Access::Write);
+        let hosts = ctx.resolve(mode.space(), &addresses, mask, span)?;
+        // SAFETY: the caller's promise.
+        let values = unsafe { values::<R, V>(regs, inst.list.as_deref().unwrap_or_default()) };
+        match pattern(&hosts, mask, span.bytes) {
+            Pattern::Contiguous(first) if !mode.strong() => {
+                for lane in 0..32 {
+                    for (k, values) in values.iter().enumerate() {
+                        let to = at::<T::Memory>(first, lane * V + k);
+                        // SAFETY: resolved for all lanes, and aligned.
+                        unsafe { to.write(T::narrow(values[lane])) };
+                    }
+                }
+            }
+            _ => {
+                let mut left = mask;
+                while left != 0 {
+                    let lane = left.trailing_zeros() as usize;
+                    left &= left - 1;
+                    for (k, values) in values.iter().enumerate() {
+                        let to = at::<T::Memory>(hosts[lane], k);
+                        let value = T::narrow(values[lane]);
+                        if mode.strong() {
+                            // SAFETY: resolved for this lane, and aligned.
+                            unsafe { T::Memory::store_strong(to, value) };
+                        } else {
+                            // SAFETY: resolved for this lane, and aligned.
+                            unsafe { to.write_volatile(value) };
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The lanes of `V` operands.
+///
+/// # Safety
+/// The operands lie in the file.
+#[inline(always)]
+pub(crate) unsafe fn values<R: Raw, const V: usize>(
+    regs: &mut RegFile,
+    slots: &[Slot],
+) -> [[R; 32]; V] {
+    let mut values = [[R::default(); 32]; V];
+    for (values, slot) in values.iter_mut().zip(slots) {
+        let source = regs.source(*slot).cast::<[R; 32]>();
+        // SAFETY: the operand has 32 lanes of this width.
+        *values = unsafe { source.read() };
+    }
+    values
+}

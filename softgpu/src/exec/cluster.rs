@@ -1,0 +1,403 @@
+//! A cluster: the CTAs that run together, and the loop that advances them.
+//!
+//! [`Cluster::run`] gives slices to the warps that can run, round robin (or as the seed says), and
+//! completes asynchronous operations when they are due. When no warp can run it completes the next
+//! operation at once; when nothing is in flight either, warps that only spin get another turn; and
+//! when that changes nothing the cluster is idle and the machine goes on elsewhere.
+//!
+//! Deadlock: nothing can run, nothing is in flight, no warp spins or sleeps. Warps in `try_wait`
+//! are then let go once, since the instruction may time out. If they all come back without having
+//! written anything, read a clock, or polled memory, nothing will ever change.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use super::access::{LocalMemory, SharedMemory};
+use super::barrier::ClusterBarrier;
+use super::block::Block;
+use super::bulk::WRITE;
+use super::clock::{Clock, Share};
+use super::counters::{Counters, EFFECTS};
+use super::cta::{Cta, Env, Event, LaunchState, Origin, Position, State};
+use super::inflight::{Action, InFlight, Op, due};
+use super::mbar;
+use super::seed::Choice;
+use super::split::Wait;
+use super::transfer::Progress;
+use super::warp::{Stop, Warp};
+use super::wgmma;
+use crate::error::{Fault, FaultKind};
+
+/// Warp instructions that a warp runs at a time.
+const SLICE: u32 = 4096;
+
+/// Turns for warps that only spin before the cluster is idle.
+const SPIN_ROUNDS: u32 = 2;
+
+/// What became of a quantum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// There is more to do.
+    Busy,
+    /// Everything waits for something outside of the cluster, or for time.
+    Idle,
+    /// All threads have ended and all operations are complete.
+    Done,
+}
+
+/// A cluster of CTAs (one, if the launch has no clusters).
+#[derive(Debug)]
+pub(super) struct Cluster {
+    env: Arc<Env>,
+    st: State,
+    /// Warps of all CTAs, by rank and index.
+    warps: Vec<Warp>,
+    warps_per_cta: usize,
+    /// Where the round robin stands.
+    next: usize,
+    /// `EFFECTS + POLLS + CLOCKS` when waits last timed out for lack of anything else.
+    stalled_at: Option<u64>,
+}
+
+/// Where the CTAs of a new cluster are.
+#[derive(Debug, Clone)]
+pub(super) struct Site {
+    pub(super) cluster_id: [u32; 3],
+    pub(super) positions: Vec<Position>,
+}
+
+impl Cluster {
+    /// A cluster at the entry of its kernel.
+    pub(super) fn new(launch: Arc<LaunchState>, site: Site, choice: Choice) -> Self {
+        let threads = launch.threads();
+        let kernel = &launch.kernel;
+        let (_, shared_bytes) = kernel.shared_layout(launch.dynamic_shared);
+        let local = kernel.function().local_bytes.next_multiple_of(16);
+        let size = launch.cluster_size();
+        let mut blocks = Vec::new();
+        let mut block = |bytes: u32| {
+            let block = Block::poisoned(bytes as usize);
+            let base = block.base();
+            blocks.push(block);
+            base
+        };
+        let shared = (0..size).map(|_| SharedMemory {
+            base: block(shared_bytes),
+            len: shared_bytes,
+        });
+        let shared = shared.collect();
+        let warps_per_cta = threads.div_ceil(32);
+        let locals = (0..size).map(|_| LocalMemory {
+            base: block(local * warps_per_cta * 32),
+            bytes: local,
+            first_thread: 0,
+        });
+        let locals = locals.collect();
+        let env = Env {
+            launch,
+            positions: site.positions,
+            shared,
+            locals,
+            blocks,
+            cluster_id: site.cluster_id,
+        };
+        let warps = (0..size).flat_map(|rank| (0..warps_per_cta).map(move |i| (rank, i)));
+        let warps = warps
+            .map(|(rank, index)| Warp::new(&env, rank, index))
+            .collect();
+        let st = State {
+            ctas: (0..size).map(|_| Cta::new(threads)).collect(),
+            inflight: InFlight::default(),
+            barrier: ClusterBarrier::default(),
+            live: threads * size,
+            work: 0,
+            share: Share::default(),
+            turn: 0,
+            counters: Counters {
+                ctas: size.into(),
+                ..Counters::default()
+            },
+            tally: Default::default(),
+            activity: 0,
+            choice,
+            expire: false,
+        };
+        Self {
+            env: Arc::new(env),
+            st,
+            warps,
+            warps_per_cta: warps_per_cta as usize,
+            next: 0,
+            stalled_at: None,
+        }
+    }
+
+    /// The launch it belongs to.
+    pub(super) fn launch(&self) -> &Arc<LaunchState> {
+        &self.env.launch
+    }
+
+    /// Where its CTAs are.
+    pub(super) fn positions(&self) -> &[Position] {
+        &self.env.positions
+    }
+
+    /// What it has executed.
+    pub(super) fn counters(&mut self) -> &Counters {
+        self.st.settle_tally();
+        &self.st.counters
+    }
+
+    /// Gives its memory back for reuse.
+    pub(super) fn recycle(self) {
+        if let Some(env) = Arc::into_inner(self.env) {
+            env.blocks.into_iter().for_each(Block::recycle);
+        }
+    }
+
+    /// Runs for about `quantum` warp instructions. `clusters` are in flight on the machine.
+    ///
+    /// # Errors
+    /// The fault that ends the launch.
+    pub(super) fn run(
+        &mut self,
+        clock: &Clock,
+        quantum: u64,
+        clusters: u64,
+    ) -> Result<Outcome, Fault> {
+        let env = self.env.clone();
+        self.st.share = Share::begin(clock, self.st.work, clusters);
+        self.st.turn += 1;
+        let result = self.advance(&env, quantum);
+        self.st.settle_tally();
+        result
+    }
+
+    /// Clock ticks that the quantum was worth; at its end.
+    pub(super) fn ticks(&self) -> u64 {
+        self.st.share.since(self.st.work)
+    }
+
+    fn advance(&mut self, env: &Env, quantum: u64) -> Result<Outcome, Fault> {
+        let end = self.st.work + quantum;
+        let mut spins = 0;
+        self.st.wake_all(Event::Time);
+        self.release_spinning();
+        let mut progress = false;
+        while self.st.work < end {
+            self.complete_due(env)?;
+            if let Some(index) = self.pick() {
+                let before = self.st.tally[EFFECTS];
+                let stop = self.slice(env, index)?;
+                progress |=
+                    matches!(stop, Stop::Slice | Stop::Ended) || self.st.tally[EFFECTS] != before;
+                continue;
+            }
+            if let Some(op) = self.st.inflight.pop_first() {
+                self.complete(env, op)?;
+                progress = true;
+                spins = 0;
+                continue;
+            }
+            if self.st.live == 0 {
+                return Ok(Outcome::Done);
+            }
+            let spinning = self.st.ctas.iter().any(|cta| cta.spinning != 0);
+            if spinning {
+                spins += 1;
+                if spins > SPIN_ROUNDS {
+                    return Ok(if progress {
+                        Outcome::Busy
+                    } else {
+                        Outcome::Idle
+                    });
+                }
+                self.release_spinning();
+                continue;
+            }
+            if let Some(outcome) = self.stalled(env, progress)? {
+                return Ok(outcome);
+            }
+        }
+        Ok(Outcome::Busy)
+    }
+
+    /// Warps that only spin may run again.
+    fn release_spinning(&mut self) {
+        for cta in &mut self.st.ctas {
+            cta.ready |= std::mem::take(&mut cta.spinning);
+        }
+    }
+
+    /// The next warp that can run.
+    fn pick(&mut self) -> Option<usize> {
+        let count = self.warps.len();
+        let random = self.st.choice.below(count as u64, self.next as u64);
+        let start = usize::try_from(random).unwrap_or(0);
+        let ctas = &self.st.ctas;
+        let ready = |index: &usize| {
+            let cta = &ctas[index / self.warps_per_cta];
+            cta.ready >> (index % self.warps_per_cta) & 1 != 0
+        };
+        let found = (start..count).chain(0..start).find(ready)?;
+        self.next = (found + 1) % count;
+        Some(found)
+    }
+
+    /// Runs one warp.
+    fn slice(&mut self, env: &Env, index: usize) -> Result<Stop, Fault> {
+        let random = self.st.choice.below(SLICE.into(), SLICE.into());
+        let slice = u32::try_from(random).unwrap_or(SLICE).max(16);
+        let stop = self.warps[index].run(env, &mut self.st, slice)?;
+        let bit = 1 << (index % self.warps_per_cta);
+        let cta = &mut self.st.ctas[index / self.warps_per_cta];
+        match stop {
+            Stop::Slice => {}
+            Stop::Blocked | Stop::Ended => cta.ready &= !bit,
+            Stop::Spinning => {
+                cta.ready &= !bit;
+                cta.spinning |= bit;
+            }
+        }
+        Ok(stop)
+    }
+
+    fn complete_due(&mut self, env: &Env) -> Result<(), Fault> {
+        while let Some(op) = self.st.inflight.pop_due(self.st.work) {
+            self.complete(env, op)?;
+        }
+        Ok(())
+    }
+
+    /// Completes an operation, or its next step.
+    fn complete(&mut self, env: &Env, mut op: Op) -> Result<(), Fault> {
+        let st = &mut self.st;
+        let fault = |kind| env.fault(op.origin, kind);
+        match &mut op.action {
+            Action::Transfer(transfer) => {
+                if transfer.advance(env, st).map_err(fault)? == Progress::Read {
+                    let when = due(&mut st.choice, st.work, WRITE);
+                    st.wake(op.origin.rank, Event::Async);
+                    st.inflight.push_again(when, op);
+                    return Ok(());
+                }
+            }
+            Action::Arrive { after, mbarrier } => {
+                let last = after.iter().filter_map(|id| st.inflight.due(*id)).max();
+                if let Some(last) = last {
+                    st.inflight.push_again(last, op);
+                    return Ok(());
+                }
+                mbar::arrive_one(env, st, *mbarrier).map_err(fault)?;
+            }
+            Action::Wgmma { rank, group } => {
+                let first = *rank as usize * self.warps_per_cta;
+                let warps = &mut self.warps[first..first + self.warps_per_cta];
+                wgmma::complete(env, st, warps, (*rank, *group))?;
+            }
+        }
+        st.inflight.finish(op.id);
+        st.wake(op.origin.rank, Event::Async);
+        Ok(())
+    }
+
+    /// Nothing can run, is in flight or spins.
+    fn stalled(&mut self, env: &Env, progress: bool) -> Result<Option<Outcome>, Fault> {
+        let waits = || self.warps.iter().flat_map(|warp| warp.splits.iter());
+        let sleeping = waits().any(|split| matches!(split.wait, Wait::Sleep { .. }));
+        let timed = waits().any(|split| matches!(split.wait, Wait::Mbarrier { .. }));
+        if sleeping {
+            return Ok(Some(if progress {
+                Outcome::Busy
+            } else {
+                Outcome::Idle
+            }));
+        }
+        let activity = self.st.settle_tally();
+        if !timed || self.stalled_at == Some(activity) {
+            return Err(self.deadlock(env));
+        }
+        let before = self.stalled_at.replace(activity);
+        self.st.expire = true;
+        self.st.wake_all(Event::Time);
+        let woken = self.pick_all(env);
+        self.st.expire = false;
+        woken?;
+        // After the first time the machine looks elsewhere before waits time out again.
+        Ok(before.map(|_| {
+            if progress {
+                Outcome::Busy
+            } else {
+                Outcome::Idle
+            }
+        }))
+    }
+
+    /// Gives each warp that can run one slice.
+    fn pick_all(&mut self, env: &Env) -> Result<(), Fault> {
+        for _ in 0..self.warps.len() {
+            let Some(index) = self.pick() else { break };
+            self.slice(env, index)?;
+        }
+        Ok(())
+    }
+
+    /// Names who waits for what.
+    fn deadlock(&self, env: &Env) -> Fault {
+        let mut waits = String::new();
+        let mut first: Option<Origin> = None;
+        for warp in &self.warps {
+            for split in warp.splits.iter() {
+                let line = env.launch.kernel.code[split.pc as usize].line;
+                let origin = warp.origin(split.mask.trailing_zeros(), line);
+                first = first.or(Some(origin));
+                let what = self.describe(env, warp, split.wait);
+                let position = env.positions[warp.rank as usize];
+                if !waits.is_empty() {
+                    waits.push_str("; ");
+                }
+                let _ = write!(
+                    waits,
+                    "CTA {:?} warp {} lanes {:#x} line {line}: {what}",
+                    position.cta, warp.index, split.mask
+                );
+            }
+        }
+        let origin = first.unwrap_or(Origin {
+            rank: 0,
+            warp: 0,
+            lane: 0,
+            line: 0,
+        });
+        env.fault(origin, FaultKind::Deadlock { waits })
+    }
+
+    fn describe(&self, env: &Env, warp: &Warp, wait: Wait) -> String {
+        let cta = &self.st.ctas[warp.rank as usize];
+        match wait {
+            Wait::Run => "runnable".to_owned(),
+            Wait::Converge => format!("other lanes of the warp (live {:#x})", warp.live),
+            Wait::WarpBarrier { members } => format!("bar.warp.sync of {members:#x}"),
+            Wait::Barrier { id, .. } => {
+                let (arrived, count) = cta.barriers[usize::from(id)].progress();
+                let count = count.unwrap_or(cta.live);
+                format!("barrier {id}: {arrived} of {count} threads arrived")
+            }
+            Wait::Cluster { phase } => {
+                let arrived = self.st.barrier.arrived();
+                format!(
+                    "cluster barrier phase {phase}: {arrived} of {} threads",
+                    self.st.live
+                )
+            }
+            Wait::Mbarrier { offset, parity, .. } => {
+                let state = mbar::describe(env, (warp.rank, offset));
+                format!("mbarrier at shared {offset:#x}, phase of parity {parity}: {state}")
+            }
+            Wait::Bulk { pending, .. } => format!("bulk groups, at most {pending}"),
+            Wait::CpAsync { pending } => format!("cp.async groups, at most {pending}"),
+            Wait::Wgmma { pending } => format!("wgmma groups, at most {pending}"),
+            Wait::Sleep { .. } => "sleep".to_owned(),
+        }
+    }
+}

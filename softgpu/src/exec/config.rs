@@ -1,0 +1,63 @@
+//! The machine's configuration: environment variables, read once.
+
+use std::sync::OnceLock;
+
+/// What a software machine looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// Number of devices (`SOFTGPU_DEVICES`, 1 to 16, default 8).
+    pub devices: u32,
+    /// Streaming multiprocessors per device (`SOFTGPU_SMS`, 1 to 132, default 132).
+    pub sms: u32,
+    /// Host worker threads (`SOFTGPU_THREADS`, default: the host's cores).
+    pub host_threads: u32,
+    /// Seed of schedules and completion orders (`SOFTGPU_SEED`). Without one the schedule is fixed
+    /// round robin and every asynchronous operation completes late.
+    pub seed: Option<u64>,
+}
+
+impl Config {
+    /// The configuration of this process.
+    pub fn global() -> &'static Self {
+        static CONFIG: OnceLock<Config> = OnceLock::new();
+        CONFIG.get_or_init(|| Self::from_lookup(|name| std::env::var(name).ok()))
+    }
+
+    /// A configuration from named values; what is absent or malformed takes its default.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Self {
+        let number = |name: &str| lookup(name).and_then(|text| text.trim().parse::<u64>().ok());
+        let small = |name: &str, default: u32, max: u32| {
+            number(name)
+                .and_then(|value| u32::try_from(value).ok())
+                .map_or(default, |value| value.clamp(1, max))
+        };
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let cores = u32::try_from(cores).unwrap_or(1);
+        Self {
+            devices: small("SOFTGPU_DEVICES", 8, 16),
+            sms: small("SOFTGPU_SMS", 132, 132),
+            host_threads: small("SOFTGPU_THREADS", cores, 1024),
+            seed: number("SOFTGPU_SEED"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Config;
+
+    #[test]
+    fn values_are_clamped_and_defaults_kept() {
+        let config = Config::from_lookup(|name| match name {
+            "SOFTGPU_DEVICES" => Some("99".into()),
+            "SOFTGPU_SMS" => Some("0".into()),
+            "SOFTGPU_SEED" => Some("12345678901".into()),
+            "SOFTGPU_THREADS" => Some("three".into()),
+            _ => None,
+        });
+        assert_eq!(config.devices, 16);
+        assert_eq!(config.sms, 1);
+        assert_eq!(config.seed, Some(12_345_678_901));
+        assert!(config.host_threads >= 1);
+    }
+}

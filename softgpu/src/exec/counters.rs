@@ -1,0 +1,237 @@
+//! What a launch executed.
+//!
+//! Instruction counts come from prefix sums per program counter, added once per straight run of
+//! instructions: the interpreter's inner loop counts nothing. A *lane instruction* is one lane
+//! that was active when a warp instruction issued, whether or not its guard was true.
+
+use std::ops::AddAssign;
+
+use crate::ir::{Instr, MbarOp, Op, Order, Space, Special};
+
+/// Classes of warp instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(usize)]
+pub enum InstrClass {
+    /// Registers only.
+    Alu,
+    /// Loads.
+    Load,
+    /// Stores.
+    Store,
+    /// `atom` and `red`.
+    Atomic,
+    /// Branches and exits.
+    Control,
+    /// Shuffles, votes, special registers and other operations of one warp.
+    Warp,
+    /// Barriers, mbarriers, fences.
+    Sync,
+    /// Bulk copies, `cp.async`, wgmma.
+    Async,
+}
+
+/// Number of classes.
+pub const CLASSES: usize = 8;
+
+/// Column of instructions whose effect others can see.
+pub(super) const EFFECTS: usize = CLASSES;
+/// Column of instructions that read what others may change.
+pub(super) const POLLS: usize = CLASSES + 1;
+/// Column of instructions that read a clock or sleep.
+pub(super) const CLOCKS: usize = CLASSES + 2;
+
+/// Columns of the prefix sums.
+pub(super) const COLUMNS: usize = 12;
+
+/// Instruction counts of a straight run, by class and by the columns above.
+pub(super) type Tally = [u32; COLUMNS];
+
+/// Counters of one launch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Warp instructions by [`InstrClass`].
+    pub warp_instructions: [u64; CLASSES],
+    /// Lane instructions.
+    pub lane_instructions: u64,
+    /// Multiply-accumulates done by wgmma.
+    pub wgmma_macs: u64,
+    /// Bytes that loads, stores and atomics moved, per space.
+    pub bytes: SpaceBytes,
+    /// Bytes that bulk and `cp.async` operations moved.
+    pub async_bytes: u64,
+    /// Times that a warp had to wait at a barrier or mbarrier.
+    pub barrier_waits: u64,
+    /// CTAs executed.
+    pub ctas: u64,
+}
+
+/// Bytes by the state space that the instruction names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SpaceBytes {
+    /// Generic addresses.
+    pub generic: u64,
+    /// `.global` and `.const`.
+    pub global: u64,
+    /// `.shared`, own or of a peer CTA.
+    pub shared: u64,
+    /// `.local`.
+    pub local: u64,
+    /// `.param`.
+    pub param: u64,
+}
+
+impl SpaceBytes {
+    /// Adds to the space's count.
+    #[inline]
+    pub fn add(&mut self, space: Space, bytes: u64) {
+        let field = match space {
+            Space::Generic => &mut self.generic,
+            Space::Global | Space::Const => &mut self.global,
+            Space::Shared | Space::SharedCluster => &mut self.shared,
+            Space::Local => &mut self.local,
+            Space::Param => &mut self.param,
+        };
+        *field += bytes;
+    }
+}
+
+impl Counters {
+    /// Warp instructions of a class.
+    #[must_use]
+    pub fn of(&self, class: InstrClass) -> u64 {
+        self.warp_instructions[class as usize]
+    }
+
+    /// All warp instructions.
+    #[must_use]
+    pub fn instructions(&self) -> u64 {
+        self.warp_instructions.iter().sum()
+    }
+
+    pub(super) fn add_tally(&mut self, tally: &Tally) {
+        for (sum, &count) in self.warp_instructions.iter_mut().zip(tally) {
+            *sum += u64::from(count);
+        }
+    }
+}
+
+impl AddAssign<&Self> for Counters {
+    fn add_assign(&mut self, other: &Self) {
+        for (sum, count) in self
+            .warp_instructions
+            .iter_mut()
+            .zip(other.warp_instructions)
+        {
+            *sum += count;
+        }
+        self.lane_instructions += other.lane_instructions;
+        self.wgmma_macs += other.wgmma_macs;
+        self.async_bytes += other.async_bytes;
+        self.barrier_waits += other.barrier_waits;
+        self.ctas += other.ctas;
+        let (sum, more) = (&mut self.bytes, &other.bytes);
+        sum.generic += more.generic;
+        sum.global += more.global;
+        sum.shared += more.shared;
+        sum.local += more.local;
+        sum.param += more.param;
+    }
+}
+
+/// The class of an instruction.
+fn class(op: &Op) -> InstrClass {
+    match op {
+        Op::Ld(_) | Op::Ldmatrix { .. } => InstrClass::Load,
+        Op::St(_) | Op::Stmatrix { .. } => InstrClass::Store,
+        Op::Atom(..) => InstrClass::Atomic,
+        Op::Bra(_) | Op::BrxIdx(_) | Op::Exit | Op::Trap | Op::Brkpt => InstrClass::Control,
+        Op::Special(_)
+        | Op::Elect { .. }
+        | Op::Activemask
+        | Op::Vote(_)
+        | Op::Match { .. }
+        | Op::Redux(..)
+        | Op::Shfl(_)
+        | Op::Nanosleep
+        | Op::Griddep { .. }
+        | Op::Setmaxnreg { .. } => InstrClass::Warp,
+        Op::Bar { .. }
+        | Op::BarRed(_)
+        | Op::BarWarp
+        | Op::BarClusterArrive { .. }
+        | Op::BarClusterWait
+        | Op::Fence(_)
+        | Op::Mbarrier(..) => InstrClass::Sync,
+        Op::CpAsync { .. }
+        | Op::CpAsyncCommit
+        | Op::CpAsyncWait(_)
+        | Op::Bulk(_)
+        | Op::Wgmma(_)
+        | Op::WgmmaFence
+        | Op::WgmmaCommit
+        | Op::WgmmaWait(_) => InstrClass::Async,
+        _ => InstrClass::Alu,
+    }
+}
+
+/// Whether the instruction changes something that another thread or the machine can see.
+fn has_effect(instr: &Instr) -> bool {
+    match &instr.op {
+        Op::St(access) => access.space != Space::Local,
+        Op::Atom(..) => instr.dst.is_empty(),
+        Op::Mbarrier(MbarOp::Wait { .. } | MbarOp::PendingCount, ..) => false,
+        Op::Mbarrier(..)
+        | Op::Stmatrix { .. }
+        | Op::CpAsync { .. }
+        | Op::CpAsyncCommit
+        | Op::Bulk(_)
+        | Op::Wgmma(_)
+        | Op::WgmmaCommit
+        | Op::Bar { .. }
+        | Op::BarRed(_)
+        | Op::BarClusterArrive { .. }
+        | Op::Exit => true,
+        _ => false,
+    }
+}
+
+/// Whether the instruction reads what other threads may change while this one loops.
+pub(super) fn is_poll(instr: &Instr) -> bool {
+    match &instr.op {
+        Op::Ld(access) => {
+            access.order != Order::Weak && !matches!(access.space, Space::Local | Space::Param)
+        }
+        Op::Atom(..) => !instr.dst.is_empty(),
+        Op::Mbarrier(
+            MbarOp::Wait {
+                try_wait: false, ..
+            },
+            ..,
+        ) => true,
+        _ => is_clock(instr),
+    }
+}
+
+fn is_clock(instr: &Instr) -> bool {
+    matches!(
+        instr.op,
+        Op::Nanosleep
+            | Op::Special(
+                Special::Clock
+                    | Special::Clock64
+                    | Special::Globaltimer
+                    | Special::GlobaltimerLo
+                    | Special::GlobaltimerHi
+            )
+    )
+}
+
+/// The columns that one instruction adds to.
+pub(super) fn columns(instr: &Instr) -> Tally {
+    let mut tally = [0; COLUMNS];
+    tally[class(&instr.op) as usize] = 1;
+    tally[EFFECTS] = u32::from(has_effect(instr));
+    tally[POLLS] = u32::from(is_poll(instr));
+    tally[CLOCKS] = u32::from(is_clock(instr));
+    tally
+}

@@ -1,0 +1,363 @@
+//! The engine: worker threads that run clusters, and the way in for launches.
+
+use std::any::Any;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Once, OnceLock};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::clock::Clock;
+use super::cluster::{Cluster, Outcome};
+use super::config::Config;
+use super::counters::Counters;
+use super::cta::LaunchState;
+use super::kernel::Kernel;
+use super::residency::{Need, Residency};
+use super::scheduler::{Entry, Next, Scheduler, Work};
+use super::seed::Choice;
+use crate::error::{Fault, FaultKind};
+use crate::mem::{AddressSpace, RegionKind};
+
+/// Warp instructions per turn of a cluster.
+const QUANTUM: u64 = 100_000;
+
+/// Bytes of the workspace of a cooperative launch.
+const WORKSPACE: u64 = 64;
+
+/// Called once when a launch is over.
+pub type Done = Box<dyn FnOnce(Result<Counters, Fault>) + Send>;
+
+/// A grid to execute.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// Device, below [`Config::devices`].
+    pub device: u32,
+    /// Kernel.
+    pub kernel: Arc<Kernel>,
+    /// CTAs along x, y, z.
+    pub grid: [u32; 3],
+    /// Threads of a CTA along x, y, z.
+    pub block: [u32; 3],
+    /// CTAs of a cluster along x, y, z; ones without clusters.
+    pub cluster: [u32; 3],
+    /// Bytes of dynamic shared memory.
+    pub dynamic_shared: u32,
+    /// The parameter buffer, laid out as [`Kernel::params`] says.
+    pub params: Vec<u8>,
+    /// All CTAs must be resident at once.
+    pub cooperative: bool,
+}
+
+/// Executes launches.
+#[derive(Debug)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    workers: Once,
+}
+
+struct Shared {
+    config: Config,
+    clock: Clock,
+    scheduler: Mutex<Scheduler>,
+    work: Condvar,
+    stop: AtomicBool,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("config", &self.config)
+            .field("scheduler", &self.scheduler)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// The engine of the process, with the configuration of its environment.
+    pub fn global() -> &'static Self {
+        static ENGINE: OnceLock<Engine> = OnceLock::new();
+        ENGINE.get_or_init(|| Self::new(*Config::global()))
+    }
+
+    /// An engine of its own. Its worker threads start with the first launch.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        let shared = Shared {
+            config,
+            clock: Clock::default(),
+            scheduler: Mutex::new(Scheduler::new(&config)),
+            work: Condvar::new(),
+            stop: AtomicBool::new(false),
+        };
+        Self {
+            shared: Arc::new(shared),
+            workers: Once::new(),
+        }
+    }
+
+    /// Starts a launch. `done` is called on some other thread, or at once if the launch breaks a
+    /// rule, with the counters or the first fault.
+    pub fn submit(&self, launch: Launch, done: Done) {
+        let shared = &self.shared;
+        let checked = check(&shared.config, &launch);
+        let (state, need) = match checked.and_then(|need| Ok((prepare(shared, launch)?, need))) {
+            Ok(ready) => ready,
+            Err(fault) => {
+                done(Err(fault));
+                return;
+            }
+        };
+        self.workers.call_once(|| {
+            for index in 0..shared.config.host_threads {
+                let shared = shared.clone();
+                let name = format!("softgpu-{index}");
+                // Without even one thread launches would never end; that is worth a panic.
+                let spawned = std::thread::Builder::new()
+                    .name(name)
+                    .spawn(move || work(&shared));
+                assert!(
+                    spawned.is_ok() || index > 0,
+                    "no worker thread: {spawned:?}"
+                );
+            }
+        });
+        if launch_is_empty(&state) {
+            done(Ok(Counters::default()));
+            return;
+        }
+        shared.scheduler.lock().add(state, need, done);
+        shared.work.notify_all();
+    }
+
+    /// Executes a launch and waits for its end.
+    ///
+    /// # Errors
+    /// The first fault.
+    pub fn run(&self, launch: Launch) -> Result<Counters, Fault> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let done = move |result| {
+            let _ = sender.send(result);
+        };
+        let name = launch.kernel.name().to_owned();
+        self.submit(launch, Box::new(done));
+        receiver.recv().unwrap_or_else(|_| {
+            let what = "the launch was dropped".to_owned();
+            Err(launch_fault(name, FaultKind::Internal { what }))
+        })
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.work.notify_all();
+    }
+}
+
+fn launch_is_empty(launch: &LaunchState) -> bool {
+    launch.grid.contains(&0)
+}
+
+fn launch_fault(kernel: String, kind: FaultKind) -> Fault {
+    Fault {
+        kind,
+        kernel,
+        cta: [0; 3],
+        warp: 0,
+        lane: 0,
+        line: 0,
+    }
+}
+
+/// Checks the rules of a launch; what a CTA needs.
+fn check(config: &Config, launch: &Launch) -> Result<Need, Fault> {
+    let kernel = &launch.kernel;
+    let illegal = |what: String| {
+        let what = format!("launch: {what}");
+        Err(launch_fault(
+            kernel.name().to_owned(),
+            FaultKind::IllegalInstruction { what },
+        ))
+    };
+    let product = |extent: [u32; 3]| extent.iter().map(|&n| u64::from(n)).product::<u64>();
+    let threads = product(launch.block);
+    if launch.device >= config.devices {
+        return illegal(format!("device {} of {}", launch.device, config.devices));
+    }
+    if threads == 0 || threads > 1024 {
+        return illegal(format!("{threads} threads in a block"));
+    }
+    if launch.params.len() < kernel.param_bytes() as usize {
+        let (given, wanted) = (launch.params.len(), kernel.param_bytes());
+        return illegal(format!(
+            "{given} bytes of parameters, the kernel has {wanted}"
+        ));
+    }
+    let cluster = product(launch.cluster);
+    let divides = |(&grid, &cluster): (&u32, &u32)| cluster != 0 && grid.is_multiple_of(cluster);
+    if cluster == 0 || cluster > 16 || !launch.grid.iter().zip(&launch.cluster).all(divides) {
+        let (grid, cluster) = (launch.grid, launch.cluster);
+        return illegal(format!("grid {grid:?} in clusters of {cluster:?}"));
+    }
+    let dynamic = launch.dynamic_shared.min(u32::MAX >> 1);
+    let (_, shared) = kernel.shared_layout(dynamic);
+    let need = Need::new(shared, u32::try_from(threads).unwrap_or(u32::MAX));
+    let room = Residency::new(config.sms).room(need);
+    if shared > 227 << 10 || room < cluster {
+        return illegal(format!(
+            "a cluster of {cluster} with {shared} bytes each does not fit"
+        ));
+    }
+    let grid = product(launch.grid);
+    if launch.cooperative && room < grid {
+        return illegal(format!(
+            "a cooperative grid of {grid} where {room} can be resident"
+        ));
+    }
+    Ok(need)
+}
+
+fn prepare(shared: &Shared, launch: Launch) -> Result<Arc<LaunchState>, Fault> {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let workspace = if launch.cooperative {
+        new_workspace(&launch)?
+    } else {
+        0
+    };
+    Ok(Arc::new(LaunchState {
+        kernel: launch.kernel,
+        device: launch.device,
+        grid: launch.grid,
+        block: launch.block,
+        cluster: launch.cluster,
+        dynamic_shared: launch.dynamic_shared,
+        params: launch.params,
+        cooperative: launch.cooperative,
+        id: NEXT.fetch_add(1, Ordering::Relaxed),
+        workspace,
+        sms: shared.config.sms,
+        aborted: AtomicBool::new(false),
+        fault: Mutex::new(None),
+        counters: Mutex::default(),
+    }))
+}
+
+/// Zeroed device memory for the grid barrier of cooperative groups.
+fn new_workspace(launch: &Launch) -> Result<u64, Fault> {
+    let space = AddressSpace::global();
+    let region = space
+        .alloc_host(WORKSPACE, RegionKind::Host)
+        .map_err(|error| {
+            let what = format!("workspace of a cooperative launch: {error}");
+            launch_fault(
+                launch.kernel.name().to_owned(),
+                FaultKind::Internal { what },
+            )
+        })?;
+    super::transfer::zero(launch.device, region.base, WORKSPACE);
+    Ok(region.base)
+}
+
+pub(super) fn release_workspace(launch: &LaunchState) {
+    if launch.workspace != 0 {
+        // It was allocated in `new_workspace`, so the only failure would be a double free.
+        let _ = AddressSpace::global().free(launch.workspace);
+    }
+}
+
+/// A worker thread.
+fn work(shared: &Shared) {
+    while !shared.stop.load(Ordering::Relaxed) {
+        let mut scheduler = shared.scheduler.lock();
+        match scheduler.next(&shared.clock, shared.config.seed.is_some()) {
+            Next::Wait => {
+                let patience = std::time::Duration::from_millis(100);
+                shared.work.wait_for(&mut scheduler, patience);
+            }
+            Next::Sleep(time) => {
+                shared.work.wait_for(&mut scheduler, time);
+            }
+            Next::Run(entry) => {
+                let clusters = scheduler.clusters();
+                drop(scheduler);
+                turn(shared, entry, clusters);
+            }
+        }
+    }
+}
+
+/// Gives a cluster its turn.
+fn turn(shared: &Shared, mut entry: Box<Entry>, clusters: u64) {
+    let launch = match &entry.work {
+        Work::Begun(cluster) => cluster.launch().clone(),
+        Work::Fresh { launch, .. } => launch.clone(),
+    };
+    let outcome = if launch.aborted.load(Ordering::Relaxed) {
+        Outcome::Done
+    } else {
+        begin(shared, &mut entry);
+        run(shared, &mut entry, &launch, clusters)
+    };
+    if outcome != Outcome::Done {
+        shared.scheduler.lock().after(entry, outcome);
+        return;
+    }
+    if let Work::Begun(cluster) = &mut entry.work {
+        *launch.counters.lock() += cluster.counters();
+    }
+    let finished = shared.scheduler.lock().finish(&entry, &launch);
+    if let Work::Begun(cluster) = entry.work {
+        cluster.recycle();
+    }
+    shared.work.notify_all();
+    if let Some(finished) = finished {
+        finished.announce();
+    }
+}
+
+/// Makes the cluster if this is its first turn.
+fn begin(shared: &Shared, entry: &mut Entry) {
+    if let Work::Fresh {
+        launch,
+        site,
+        number,
+    } = &entry.work
+    {
+        let choice = Choice::new(shared.config.seed, launch.id << 32 | number);
+        let cluster = Cluster::new(launch.clone(), site.clone(), choice);
+        entry.work = Work::Begun(Box::new(cluster));
+    }
+}
+
+fn run(shared: &Shared, entry: &mut Entry, launch: &LaunchState, clusters: u64) -> Outcome {
+    let Work::Begun(cluster) = &mut entry.work else {
+        return Outcome::Done;
+    };
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let outcome = cluster.run(&shared.clock, QUANTUM, clusters);
+        shared.clock.add(cluster.ticks());
+        outcome
+    }));
+    let fault = match result {
+        Ok(Ok(outcome)) => return outcome,
+        Ok(Err(fault)) => fault,
+        Err(panic) => {
+            let what = format!("panic: {}", message(&*panic));
+            launch_fault(
+                launch.kernel.name().to_owned(),
+                FaultKind::Internal { what },
+            )
+        }
+    };
+    launch.fault.lock().get_or_insert(fault);
+    launch.aborted.store(true, Ordering::Relaxed);
+    Outcome::Done
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}

@@ -1,0 +1,297 @@
+//! A decoded kernel: one flat array of instructions with all branch targets resolved.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::counters::{self, COLUMNS, Tally};
+use super::inst::{Code, ConstBank, Inst};
+use super::lanes;
+use super::regs::Lanes;
+use crate::error::PtxError;
+use crate::ir::{Function, Instr, Op, Param, Reg, Space};
+
+/// What the interpreter's loop does with an instruction that is not a register or memory handler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// Jump to a program counter.
+    Branch(u32),
+    /// Jump through a table.
+    Table(Box<[u32]>),
+    /// The lanes end.
+    Exit,
+    /// Nothing happens.
+    Nop,
+    /// The machine executes the instruction.
+    Machine,
+}
+
+/// An instruction of the machine.
+#[derive(Debug, Clone)]
+pub(super) struct Sys {
+    pub(super) flow: Flow,
+    pub(super) instr: Instr,
+}
+
+/// What a memory instruction moves, for counters and for finding spin loops.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AccessInfo {
+    /// Bytes per lane; 0 for instructions that are not memory handlers.
+    pub(super) bytes: u32,
+    pub(super) space: Space,
+    /// Index into [`Kernel::polls`] plus 1; 0 if this is not a poll.
+    pub(super) poll: u32,
+}
+
+/// A kernel ready to launch.
+#[derive(Debug)]
+pub struct Kernel {
+    function: Function,
+    pub(super) code: Vec<Inst>,
+    pub(super) sys: Vec<Sys>,
+    pub(super) access: Vec<AccessInfo>,
+    pub(super) polls: Vec<SmallVec<[Reg; 2]>>,
+    /// `prefix[pc]` counts the instructions before `pc`.
+    pub(super) prefix: Vec<Tally>,
+    pub(super) consts: Arc<[Lanes]>,
+    pub(super) slots: u32,
+    pub(super) preds: u32,
+}
+
+impl Kernel {
+    /// Decodes a lowered function.
+    ///
+    /// # Errors
+    /// An instruction that no part of the executor implements, or a branch to a block that does
+    /// not exist.
+    pub fn new(function: Function) -> Result<Self, PtxError> {
+        let mut decoder = Decoder::new(&function);
+        for block in &function.blocks {
+            for instr in &block.instrs {
+                decoder.instruction(instr)?;
+            }
+        }
+        let end = function.blocks.last().and_then(|block| block.instrs.last());
+        let line = end.map_or(0, |instr| instr.line);
+        // Running off the end is an exit, and the loop may rely on the last instruction being one.
+        decoder.instruction(&Instr {
+            op: Op::Exit,
+            guard: None,
+            dst: SmallVec::new(),
+            src: SmallVec::new(),
+            line,
+        })?;
+        let (slots, preds) = (decoder.bank.slots(), decoder.bank.preds());
+        Ok(Self {
+            code: decoder.code,
+            sys: decoder.sys,
+            access: decoder.access,
+            polls: decoder.polls,
+            prefix: decoder.prefix,
+            consts: decoder.bank.finish(),
+            slots: slots.max(function.slots),
+            preds: preds.max(function.preds),
+            function: Function {
+                blocks: Vec::new(),
+                ..function
+            },
+        })
+    }
+
+    /// Entry name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.function.name
+    }
+
+    /// The lowered function's attributes; its blocks have been consumed.
+    #[must_use]
+    pub fn function(&self) -> &Function {
+        &self.function
+    }
+
+    /// Parameters in order.
+    #[must_use]
+    pub fn params(&self) -> &[Param] {
+        &self.function.params
+    }
+
+    /// Bytes of the parameter buffer.
+    #[must_use]
+    pub fn param_bytes(&self) -> u32 {
+        let ends = self.params().iter().map(|p| p.offset + p.size);
+        ends.max().unwrap_or(0)
+    }
+
+    /// Shared memory per CTA for a launch with `dynamic` bytes of dynamic shared memory: where the
+    /// dynamic part begins, and the end.
+    #[must_use]
+    pub fn shared_layout(&self, dynamic: u32) -> (u32, u32) {
+        let align = self.function.dynamic_align.max(16);
+        let start = self.function.static_shared.next_multiple_of(align);
+        if dynamic == 0 {
+            return (start, self.function.static_shared);
+        }
+        (start, start + dynamic)
+    }
+
+    /// Warp instructions in the program.
+    #[must_use]
+    pub fn instructions(&self) -> usize {
+        self.code.len()
+    }
+}
+
+struct Decoder {
+    /// First program counter of every block.
+    starts: Vec<u32>,
+    bank: ConstBank,
+    code: Vec<Inst>,
+    sys: Vec<Sys>,
+    access: Vec<AccessInfo>,
+    polls: Vec<SmallVec<[Reg; 2]>>,
+    prefix: Vec<Tally>,
+}
+
+impl Decoder {
+    fn new(function: &Function) -> Self {
+        let mut next = 0;
+        let starts = function
+            .blocks
+            .iter()
+            .map(|block| {
+                let start = next;
+                next += index(block.instrs.len());
+                start
+            })
+            .collect();
+        Self {
+            starts,
+            bank: ConstBank::new(),
+            code: Vec::new(),
+            sys: Vec::new(),
+            access: Vec::new(),
+            polls: Vec::new(),
+            prefix: vec![[0; COLUMNS]],
+        }
+    }
+
+    fn instruction(&mut self, instr: &Instr) -> Result<(), PtxError> {
+        for operand in &instr.src {
+            if let crate::ir::Operand::Reg(reg) | crate::ir::Operand::NotPred(reg) = operand {
+                self.bank.register(*reg);
+            }
+        }
+        for reg in &instr.dst {
+            self.bank.register(*reg);
+        }
+        self.bank.guard(instr.guard);
+        let inst = match lanes::encode(instr, &mut self.bank) {
+            Some(inst) => inst,
+            None => self.machine(instr)?,
+        };
+        self.code.push(inst);
+        self.note_access(instr);
+        let mut sum = self.prefix.last().copied().unwrap_or([0; COLUMNS]);
+        for (total, more) in sum.iter_mut().zip(counters::columns(instr)) {
+            *total += more;
+        }
+        self.prefix.push(sum);
+        Ok(())
+    }
+
+    fn note_access(&mut self, instr: &Instr) {
+        let (bytes, space) = match &instr.op {
+            Op::Ld(access) | Op::St(access) | Op::Atom(_, access) => {
+                (access.ty.bytes() * u32::from(access.vec), access.space)
+            }
+            _ => (0, Space::Generic),
+        };
+        let mut poll = 0;
+        if bytes != 0 && counters::is_poll(instr) {
+            self.polls.push(instr.dst.iter().copied().collect());
+            poll = index(self.polls.len());
+        }
+        self.access.push(AccessInfo { bytes, space, poll });
+    }
+
+    fn machine(&mut self, instr: &Instr) -> Result<Inst, PtxError> {
+        let flow = match &instr.op {
+            Op::Bra(block) => Flow::Branch(self.target(*block, instr)?),
+            Op::BrxIdx(blocks) => {
+                let targets = blocks.iter().map(|&block| self.target(block, instr));
+                Flow::Table(targets.collect::<Result<_, _>>()?)
+            }
+            Op::Exit => Flow::Exit,
+            Op::Prefetch
+            | Op::Setmaxnreg { .. }
+            | Op::Griddep { .. }
+            | Op::WgmmaFence
+            | Op::Brkpt => Flow::Nop,
+            op if is_machine(op) => Flow::Machine,
+            op => {
+                return Err(PtxError::Unsupported {
+                    line: instr.line,
+                    column: 1,
+                    what: format!("{op:?}"),
+                });
+            }
+        };
+        let code = Code::Sys(index(self.sys.len()));
+        self.sys.push(Sys {
+            flow,
+            instr: instr.clone(),
+        });
+        Ok(Inst::new(code, instr.guard, instr.line))
+    }
+
+    fn target(&self, block: u32, instr: &Instr) -> Result<u32, PtxError> {
+        let start = self.starts.get(block as usize).copied();
+        start.ok_or_else(|| PtxError::Unsupported {
+            line: instr.line,
+            column: 1,
+            what: format!("branch to block {block} of {}", self.starts.len()),
+        })
+    }
+}
+
+/// Whether the machine executes an operation (as opposed to the lane handlers).
+fn is_machine(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Special(_)
+            | Op::CpAsync { .. }
+            | Op::CpAsyncCommit
+            | Op::CpAsyncWait(_)
+            | Op::Cvta { .. }
+            | Op::Isspacep(_)
+            | Op::Mapa { .. }
+            | Op::Getctarank { .. }
+            | Op::Trap
+            | Op::Bar { .. }
+            | Op::BarRed(_)
+            | Op::BarWarp
+            | Op::BarClusterArrive { .. }
+            | Op::BarClusterWait
+            | Op::Fence(_)
+            | Op::Mbarrier(..)
+            | Op::Bulk(_)
+            | Op::Wgmma(_)
+            | Op::WgmmaCommit
+            | Op::WgmmaWait(_)
+            | Op::Elect { .. }
+            | Op::Activemask
+            | Op::Vote(_)
+            | Op::Match { .. }
+            | Op::Redux(..)
+            | Op::Shfl(_)
+            | Op::Nanosleep
+            | Op::Ldmatrix { .. }
+            | Op::Stmatrix { .. }
+    )
+}
+
+/// Program positions are 32 bits: texts are far smaller.
+fn index(value: usize) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}

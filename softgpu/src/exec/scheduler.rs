@@ -1,0 +1,325 @@
+//! The run queue of the machine: which cluster runs next, and when everything only polls.
+//!
+//! All resident clusters of all running grids of all devices are in one queue. Clusters that have
+//! begun go round robin; new ones begin when those only wait, and every now and then regardless, so
+//! that CTAs which have nothing to say to each other run one after the other in warm caches while
+//! every resident CTA still makes progress.
+//!
+//! A round in which every cluster was idle makes the machine idle: workers then sleep for a while
+//! (longer and longer, up to half a millisecond), and time passes as the module on the clock says.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::clock::Clock;
+use super::cluster::{Cluster, Outcome, Site};
+use super::config::Config;
+use super::counters::Counters;
+use super::cta::{LaunchState, Position};
+use super::engine::Done;
+use super::residency::{Need, Residency};
+use super::seed::Choice;
+use crate::error::Fault;
+
+/// Every so many turns a new cluster begins although begun ones have work.
+const FRESH_TURN: u64 = 64;
+
+const SHORTEST_SLEEP: Duration = Duration::from_micros(10);
+const LONGEST_SLEEP: Duration = Duration::from_micros(500);
+
+/// A cluster in the queue.
+pub(super) struct Entry {
+    pub(super) work: Work,
+    /// It did nothing in its last turn.
+    idle: bool,
+}
+
+/// A cluster, or what it takes to make one.
+pub(super) enum Work {
+    Begun(Box<Cluster>),
+    Fresh {
+        launch: Arc<LaunchState>,
+        site: Site,
+        number: u64,
+    },
+}
+
+/// A grid that is being executed.
+struct Grid {
+    launch: Arc<LaunchState>,
+    need: Need,
+    /// Clusters in all, and those that have been made resident.
+    total: u64,
+    next: u64,
+    /// Resident clusters.
+    resident: u64,
+    done: Option<Done>,
+}
+
+/// A launch that is over.
+pub(super) struct Finished {
+    pub(super) done: Done,
+    pub(super) result: Result<Counters, Fault>,
+    pub(super) launch: Arc<LaunchState>,
+}
+
+impl Finished {
+    /// Tells whoever launched.
+    pub(super) fn announce(self) {
+        super::engine::release_workspace(&self.launch);
+        (self.done)(self.result);
+    }
+}
+
+#[derive(Debug)]
+struct Device {
+    residency: Residency,
+    /// Grids that have clusters to place, in the order of submission.
+    waiting: VecDeque<u64>,
+}
+
+/// What a worker should do.
+pub(super) enum Next {
+    Run(Box<Entry>),
+    Sleep(Duration),
+    /// There is no cluster at all.
+    Wait,
+}
+
+/// The state behind the engine's lock.
+pub(super) struct Scheduler {
+    begun: VecDeque<Box<Entry>>,
+    fresh: VecDeque<Box<Entry>>,
+    grids: HashMap<u64, Grid>,
+    devices: Vec<Device>,
+    /// Entries that workers are running, and those of them that were not idle before.
+    running: usize,
+    busy: usize,
+    /// Turns in a row that were idle.
+    idle_turns: u64,
+    /// Rounds in a row in which every turn was idle.
+    idle_rounds: u32,
+    idle_since: Option<Instant>,
+    turns: u64,
+    choice: Choice,
+}
+
+impl fmt::Debug for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scheduler")
+            .field("begun", &self.begun.len())
+            .field("fresh", &self.fresh.len())
+            .field("grids", &self.grids.len())
+            .field("running", &self.running)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Scheduler {
+    pub(super) fn new(config: &Config) -> Self {
+        let device = |_| Device {
+            residency: Residency::new(config.sms),
+            waiting: VecDeque::new(),
+        };
+        Self {
+            begun: VecDeque::new(),
+            fresh: VecDeque::new(),
+            grids: HashMap::new(),
+            devices: (0..config.devices).map(device).collect(),
+            running: 0,
+            busy: 0,
+            idle_turns: 0,
+            idle_rounds: 0,
+            idle_since: None,
+            turns: 0,
+            choice: Choice::new(config.seed, u64::MAX),
+        }
+    }
+
+    /// Clusters that are resident.
+    pub(super) fn clusters(&self) -> u64 {
+        (self.begun.len() + self.fresh.len() + self.running) as u64
+    }
+
+    /// Adds a grid.
+    pub(super) fn add(&mut self, launch: Arc<LaunchState>, need: Need, done: Done) {
+        let (id, device) = (launch.id, launch.device);
+        let clusters = launch.clusters();
+        let total = clusters.iter().map(|&n| u64::from(n)).product();
+        let grid = Grid {
+            launch,
+            need,
+            total,
+            next: 0,
+            resident: 0,
+            done: Some(done),
+        };
+        self.grids.insert(id, grid);
+        self.devices[device as usize].waiting.push_back(id);
+        self.admit(device);
+    }
+
+    /// Makes clusters resident while there is room, grids in order.
+    fn admit(&mut self, device: u32) {
+        while let Some(&id) = self.devices[device as usize].waiting.front() {
+            let Some(grid) = self.grids.get_mut(&id) else {
+                self.devices[device as usize].waiting.pop_front();
+                continue;
+            };
+            let residency = &mut self.devices[device as usize].residency;
+            let launch = &grid.launch;
+            let whole = launch.cooperative && grid.next == 0;
+            let ctas = u64::from(launch.cluster_size());
+            let wanted = if whole { grid.total * ctas } else { ctas };
+            let over = launch.aborted.load(Ordering::Relaxed);
+            if !over && residency.room(grid.need) < wanted {
+                return;
+            }
+            if over || grid.next == grid.total {
+                self.devices[device as usize].waiting.pop_front();
+                continue;
+            }
+            let positions = place(residency, grid.need, launch, grid.next);
+            let site = Site {
+                cluster_id: split(grid.next, launch.clusters()),
+                positions,
+            };
+            let work = Work::Fresh {
+                launch: launch.clone(),
+                site,
+                number: grid.next,
+            };
+            grid.next += 1;
+            grid.resident += 1;
+            self.fresh.push_back(Box::new(Entry { work, idle: false }));
+        }
+    }
+
+    /// What to do next.
+    pub(super) fn next(&mut self, clock: &Clock, seeded: bool) -> Next {
+        let waiting = self.begun.len() as u64;
+        let all_idle = self.fresh.is_empty() && self.idle_turns >= waiting.max(1);
+        if waiting > 0 && all_idle {
+            // Everyone gets another turn before the machine sleeps again.
+            self.idle_turns = 0;
+            self.idle_rounds += 1;
+            return Next::Sleep(self.pass_idle_time(clock, seeded));
+        }
+        let begin = self.turns % FRESH_TURN == 0 || self.idle_turns >= waiting;
+        self.turns += 1;
+        let queue = if self.begun.is_empty() || begin && !self.fresh.is_empty() {
+            &mut self.fresh
+        } else {
+            &mut self.begun
+        };
+        let index = self.choice.below(queue.len().max(1) as u64, 0);
+        let index = usize::try_from(index).unwrap_or(0);
+        let Some(entry) = queue.remove(index) else {
+            return Next::Wait;
+        };
+        self.running += 1;
+        self.busy += usize::from(!entry.idle);
+        Next::Run(entry)
+    }
+
+    /// Lets time pass while everything polls; how long to sleep.
+    fn pass_idle_time(&mut self, clock: &Clock, seeded: bool) -> Duration {
+        let doublings = self.idle_rounds.min(8);
+        let sleep = SHORTEST_SLEEP
+            .saturating_mul(1 << doublings)
+            .min(LONGEST_SLEEP);
+        if self.busy > 0 {
+            self.idle_since = None;
+            return SHORTEST_SLEEP;
+        }
+        if seeded {
+            clock.add_nanoseconds(nanoseconds(SHORTEST_SLEEP));
+            return SHORTEST_SLEEP;
+        }
+        let now = Instant::now();
+        if let Some(since) = self.idle_since.replace(now) {
+            clock.add_nanoseconds(nanoseconds(now - since));
+        }
+        sleep
+    }
+
+    /// Something happened: the machine is not idle.
+    fn stir(&mut self) {
+        self.idle_turns = 0;
+        self.idle_rounds = 0;
+        self.idle_since = None;
+    }
+
+    /// Takes an entry back after its turn.
+    pub(super) fn after(&mut self, mut entry: Box<Entry>, outcome: Outcome) {
+        self.running -= 1;
+        self.busy -= usize::from(!entry.idle);
+        entry.idle = outcome == Outcome::Idle;
+        if entry.idle {
+            self.idle_turns += 1;
+        } else {
+            self.stir();
+        }
+        self.begun.push_back(entry);
+    }
+
+    /// A cluster is over; its launch, if that is over too.
+    pub(super) fn finish(&mut self, entry: &Entry, launch: &LaunchState) -> Option<Finished> {
+        self.running -= 1;
+        self.busy -= usize::from(!entry.idle);
+        self.stir();
+        let positions = match &entry.work {
+            Work::Begun(cluster) => cluster.positions(),
+            Work::Fresh { site, .. } => &site.positions,
+        };
+        let grid = self.grids.get_mut(&launch.id)?;
+        let device = &mut self.devices[launch.device as usize];
+        device.residency.give(positions, grid.need);
+        grid.resident -= 1;
+        let aborted = launch.aborted.load(Ordering::Relaxed);
+        let over = grid.resident == 0 && (aborted || grid.next == grid.total);
+        let finished = over.then(|| self.grids.remove(&launch.id)).flatten();
+        self.admit(launch.device);
+        let grid = finished?;
+        let fault = launch.fault.lock().take();
+        Some(Finished {
+            done: grid.done?,
+            result: fault.map_or_else(|| Ok(launch.counters.lock().clone()), Err),
+            launch: grid.launch,
+        })
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Coordinates of a linear index, x fastest.
+fn split(index: u64, extent: [u32; 3]) -> [u32; 3] {
+    let [x, y, _] = extent.map(u64::from);
+    let part = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    [part(index % x), part(index / x % y), part(index / x / y)]
+}
+
+/// Takes room for the CTAs of a cluster and says where they are.
+fn place(
+    residency: &mut Residency,
+    need: Need,
+    launch: &LaunchState,
+    number: u64,
+) -> Vec<Position> {
+    let corner = split(number, launch.clusters());
+    let ranks = 0..launch.cluster_size();
+    ranks
+        .map(|rank| {
+            let inside = split(rank.into(), launch.cluster);
+            Position {
+                cta: std::array::from_fn(|i| corner[i] * launch.cluster[i] + inside[i]),
+                sm: residency.take(need).unwrap_or(0),
+            }
+        })
+        .collect()
+}

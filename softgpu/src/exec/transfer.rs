@@ -1,0 +1,331 @@
+//! Data movement of the asynchronous copy engine, at the moment of completion.
+//!
+//! Loads write shared memory and then complete bytes on an mbarrier of the receiving CTA. Stores
+//! first read their source into a buffer (which frees it: `wait_group.read`), and write global
+//! memory in a second step.
+#![expect(unsafe_code, reason = "guest memory is reached through pointers")]
+
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use smallvec::SmallVec;
+
+use super::cta::{Env, State};
+use super::mbar;
+use crate::error::FaultKind;
+use crate::mem::{Access, AddressSpace};
+use crate::tensor::copy::{self, Global};
+use crate::tensor::map::TensorMap;
+use crate::tensor::reduce::Reduction;
+
+/// A rank and an offset in that CTA's shared memory.
+pub(super) type Place = (u32, u32);
+
+/// Coordinates of a box.
+pub(super) type Coordinates = SmallVec<[i32; 5]>;
+
+/// Where a load takes its bytes from.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    Global { address: u64, bytes: u32 },
+    Tensor { map: TensorMap, at: Coordinates },
+    Shared { place: Place, bytes: u32 },
+}
+
+/// Where a store puts its bytes.
+#[derive(Debug, Clone)]
+pub(super) enum Destination {
+    Global { address: u64, bytes: u32 },
+    Tensor { map: TensorMap, at: Coordinates },
+}
+
+/// A receiving CTA: where the bytes go and the mbarrier that counts them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target {
+    pub(super) place: Place,
+    pub(super) mbarrier: Place,
+}
+
+/// One lane of `cp.async`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LaneCopy {
+    pub(super) to: Place,
+    pub(super) from: u64,
+    /// Bytes written; those beyond `read` are zero.
+    pub(super) bytes: u32,
+    pub(super) read: u32,
+}
+
+/// Rows read from a source, with the global addresses they go to.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Staged {
+    data: Vec<u8>,
+    rows: Vec<(u64, usize)>,
+}
+
+/// A movement of bytes.
+#[derive(Debug, Clone)]
+pub(super) enum Transfer {
+    Load {
+        source: Source,
+        targets: SmallVec<[Target; 2]>,
+        /// Combines with what is there (shared memory only).
+        reduction: Option<Reduction>,
+    },
+    Store {
+        source: Place,
+        destination: Destination,
+        reduction: Option<Reduction>,
+        staged: Option<Staged>,
+    },
+    Copies(Vec<LaneCopy>),
+}
+
+/// Whether a transfer is through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// The source has been read.
+    Read,
+    /// Complete.
+    Done,
+}
+
+/// Global memory as a device sees it.
+struct Memory {
+    space: &'static AddressSpace,
+    device: u32,
+}
+
+impl Memory {
+    fn of(env: &Env) -> Self {
+        Self {
+            space: AddressSpace::global(),
+            device: env.launch.device,
+        }
+    }
+
+    fn host(&self, address: u64, bytes: usize, access: Access) -> Result<*mut u8, FaultKind> {
+        let bytes = bytes as u64;
+        let host = self.space.translate(self.device, address, bytes, access);
+        host.ok_or(FaultKind::IllegalAddress {
+            address,
+            bytes,
+            write: access == Access::Write,
+        })
+    }
+}
+
+impl Global for Memory {
+    fn read(&mut self, address: u64, row: &mut [u8]) -> Result<(), FaultKind> {
+        let host = self.host(address, row.len(), Access::Read)?;
+        // SAFETY: `translate` answered for the whole range, which does not overlap host objects.
+        unsafe { std::ptr::copy_nonoverlapping(host, row.as_mut_ptr(), row.len()) };
+        Ok(())
+    }
+
+    fn write(&mut self, address: u64, row: &[u8]) -> Result<(), FaultKind> {
+        let host = self.host(address, row.len(), Access::Write)?;
+        // SAFETY: as in `read`.
+        unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), host, row.len()) };
+        Ok(())
+    }
+
+    fn combine(&mut self, address: u64, row: &[u8], reduction: Reduction) -> Result<(), FaultKind> {
+        let host = self.host(address, row.len(), Access::Write)?;
+        let size = reduction.data_type().bytes();
+        if !address.is_multiple_of(size as u64) {
+            let align = size as u64;
+            return Err(FaultKind::MisalignedAddress { address, align });
+        }
+        for (index, element) in row.chunks_exact(size).enumerate() {
+            let mut word = [0; 8];
+            word[..size].copy_from_slice(element);
+            let operand = u64::from_le_bytes(word);
+            combine_element(host.wrapping_add(index * size), size, operand, reduction);
+        }
+        Ok(())
+    }
+}
+
+/// One atomic element operation on a translated, aligned address.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "elements sit in the low bits of the word"
+)]
+#[expect(
+    clippy::cast_ptr_alignment,
+    reason = "the caller checked the alignment"
+)]
+fn combine_element(host: *mut u8, size: usize, operand: u64, reduction: Reduction) {
+    let order = (Ordering::Relaxed, Ordering::Relaxed);
+    match size {
+        2 => {
+            // SAFETY: valid for two bytes and aligned; other threads use atomics or race by
+            // the guest's own doing.
+            let cell = unsafe { AtomicU16::from_ptr(host.cast()) };
+            let next = |old: u16| Some(reduction.element(old.into(), operand) as u16);
+            let _ = cell.fetch_update(order.0, order.1, next);
+        }
+        4 => {
+            // SAFETY: as above, for four bytes.
+            let cell = unsafe { AtomicU32::from_ptr(host.cast()) };
+            let next = |old: u32| Some(reduction.element(old.into(), operand) as u32);
+            let _ = cell.fetch_update(order.0, order.1, next);
+        }
+        _ => {
+            // SAFETY: as above, for eight bytes.
+            let cell = unsafe { AtomicU64::from_ptr(host.cast()) };
+            let _ = cell.fetch_update(order.0, order.1, |old| {
+                Some(reduction.element(old, operand))
+            });
+        }
+    }
+}
+
+/// Collects rows instead of writing them.
+struct Collector<'a>(&'a mut Staged);
+
+impl Global for Collector<'_> {
+    fn read(&mut self, _: u64, row: &mut [u8]) -> Result<(), FaultKind> {
+        let what = format!("reading {} bytes while staging a store", row.len());
+        Err(FaultKind::Internal { what })
+    }
+
+    fn write(&mut self, address: u64, row: &[u8]) -> Result<(), FaultKind> {
+        self.0.data.extend_from_slice(row);
+        self.0.rows.push((address, row.len()));
+        Ok(())
+    }
+}
+
+/// The shared memory of a CTA of the cluster.
+fn shared(env: &Env, rank: u32) -> &mut [u8] {
+    let memory = env.shared[rank as usize];
+    // SAFETY: the block lives as long as `env`; the cluster belongs to this thread, and callers
+    // hold one such slice at a time.
+    unsafe { std::slice::from_raw_parts_mut(memory.base, memory.len as usize) }
+}
+
+fn shared_range(env: &Env, (rank, offset): Place, bytes: u32) -> Result<&mut [u8], FaultKind> {
+    let start = offset as usize;
+    let range = shared(env, rank).get_mut(start..start + bytes as usize);
+    range.ok_or(FaultKind::IllegalAddress {
+        address: offset.into(),
+        bytes: bytes.into(),
+        write: true,
+    })
+}
+
+impl Transfer {
+    /// Advances the transfer by one step.
+    ///
+    /// # Errors
+    /// The fault of the guest.
+    pub(super) fn advance(&mut self, env: &Env, st: &mut State) -> Result<Progress, FaultKind> {
+        match self {
+            Self::Load {
+                source,
+                targets,
+                reduction,
+            } => {
+                for target in targets.iter() {
+                    let bytes = deliver(env, source, target.place, *reduction)?;
+                    st.counters.async_bytes += u64::from(bytes);
+                    mbar::complete_tx(env, st, target.mbarrier, bytes)?;
+                }
+                Ok(Progress::Done)
+            }
+            Self::Store {
+                source,
+                destination,
+                reduction,
+                staged,
+            } => match staged {
+                None => {
+                    *staged = Some(stage(env, *source, destination)?);
+                    Ok(Progress::Read)
+                }
+                Some(rows) => {
+                    st.counters.async_bytes += rows.data.len() as u64;
+                    write(env, rows, *reduction)?;
+                    Ok(Progress::Done)
+                }
+            },
+            Self::Copies(lanes) => {
+                for lane in lanes.iter() {
+                    let mut bytes = [0; 16];
+                    Memory::of(env).read(lane.from, &mut bytes[..lane.read as usize])?;
+                    let to = shared_range(env, lane.to, lane.bytes)?;
+                    to.copy_from_slice(&bytes[..lane.bytes as usize]);
+                    st.counters.async_bytes += u64::from(lane.bytes);
+                }
+                Ok(Progress::Done)
+            }
+        }
+    }
+}
+
+fn deliver(
+    env: &Env,
+    source: &Source,
+    place: Place,
+    reduction: Option<Reduction>,
+) -> Result<u32, FaultKind> {
+    let mut memory = Memory::of(env);
+    match source {
+        Source::Tensor { map, at } => {
+            copy::load(map, at, shared(env, place.0), place.1, &mut memory)
+        }
+        Source::Global { address, bytes } => {
+            memory.read(*address, shared_range(env, place, *bytes)?)?;
+            Ok(*bytes)
+        }
+        Source::Shared { place: from, bytes } => {
+            let data = shared_range(env, *from, *bytes)?.to_vec();
+            let to = shared_range(env, place, *bytes)?;
+            match reduction {
+                Some(reduction) => reduction.row(to, &data),
+                None => to.copy_from_slice(&data),
+            }
+            Ok(*bytes)
+        }
+    }
+}
+
+fn stage(env: &Env, source: Place, destination: &Destination) -> Result<Staged, FaultKind> {
+    let mut staged = Staged::default();
+    match destination {
+        Destination::Global { address, bytes } => {
+            let row = shared_range(env, source, *bytes)?;
+            Collector(&mut staged).write(*address, row)?;
+        }
+        Destination::Tensor { map, at } => {
+            let from = shared(env, source.0);
+            copy::store(map, at, from, source.1, &mut Collector(&mut staged))?;
+        }
+    }
+    Ok(staged)
+}
+
+fn write(env: &Env, staged: &Staged, reduction: Option<Reduction>) -> Result<(), FaultKind> {
+    let mut memory = Memory::of(env);
+    let mut rest = &staged.data[..];
+    for &(address, length) in &staged.rows {
+        let (row, after) = rest.split_at(length);
+        rest = after;
+        match reduction {
+            Some(reduction) => memory.combine(address, row, reduction)?,
+            None => memory.write(address, row)?,
+        }
+    }
+    Ok(())
+}
+
+/// Zeroes bytes of global memory that the machine has allocated itself.
+pub(super) fn zero(device: u32, address: u64, bytes: u64) {
+    let space = AddressSpace::global();
+    if let Some(host) = space.translate(device, address, bytes, Access::Write) {
+        let bytes = usize::try_from(bytes).unwrap_or(0);
+        // SAFETY: `translate` answered for the whole range.
+        unsafe { host.write_bytes(0, bytes) };
+    }
+}

@@ -1,0 +1,579 @@
+//! A warp: its registers, its splits and the interpreter's loop.
+//!
+//! [`Warp::run`] executes one split after another until the warp blocks, spins, ends or has used
+//! its slice. Straight runs of instructions are counted at their ends (branches, blocking
+//! instructions), so the loop itself only tests for the meeting point with another split, applies
+//! the guard and calls a handler.
+#![expect(
+    unsafe_code,
+    reason = "handlers are called through unsafe function pointers"
+)]
+
+use super::counters::{EFFECTS, POLLS};
+use super::cta::{Env, Event, Origin, State, events};
+use super::group::Groups;
+use super::inst::{Code, Inst, LaneFault};
+use super::kernel::{Flow, Kernel, Sys};
+use super::regs::{PredSlot, RegFile, Slot};
+use super::split::{Spin, Split, Splits, Wait};
+use super::wgmma::WarpIssue;
+use crate::error::{Fault, FaultKind};
+use crate::exec::access::MemCtx;
+use crate::ir::Class;
+
+/// Why a warp stopped running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The slice is used up.
+    Slice,
+    /// Nothing can run until an event.
+    Blocked,
+    /// Everything that can run only polls.
+    Spinning,
+    /// All lanes have exited.
+    Ended,
+}
+
+/// What became of an instruction of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Complete.
+    Next,
+    /// Complete when the wait is over.
+    Wait(Wait),
+    /// To be executed again when the wait is over.
+    Retry(Wait),
+    /// The lanes given are through (or wait); the others execute the instruction again.
+    Subset(u32, Option<Wait>),
+}
+
+/// Whether a split may go on after a backward branch.
+enum Turn {
+    Stay,
+    Switch,
+    Stop(Stop),
+}
+
+/// Iterations of a loop that polls in vain before the warp gives way.
+const SPINS: u32 = 2;
+
+/// A warp.
+#[derive(Debug)]
+pub(super) struct Warp {
+    pub(super) regs: RegFile,
+    pub(super) splits: Splits,
+    /// Lanes that have not exited.
+    pub(super) live: u32,
+    /// Rank of the CTA in the cluster.
+    pub(super) rank: u32,
+    /// Index in the CTA.
+    pub(super) index: u32,
+    /// `%tid` of the lanes.
+    pub(super) tid: [[u32; 32]; 3],
+    /// `cp.async.bulk` groups.
+    pub(super) bulk: Groups,
+    /// `cp.async` groups.
+    pub(super) copies: Groups,
+    pub(super) wgmma: WarpIssue,
+    /// Phase of the cluster barrier in which lanes last arrived, and which.
+    pub(super) cluster_arrived: (u64, u32),
+}
+
+impl Warp {
+    /// A warp at the entry of the kernel.
+    pub(super) fn new(env: &Env, rank: u32, index: u32) -> Self {
+        let launch = &env.launch;
+        let kernel = &launch.kernel;
+        let first = index * 32;
+        let lanes = launch.threads().saturating_sub(first).min(32);
+        let live = if lanes == 0 {
+            0
+        } else {
+            u32::MAX >> (32 - lanes)
+        };
+        let [x, y, _] = launch.block;
+        let thread = |lane: usize| first + u32::try_from(lane).unwrap_or(0);
+        Self {
+            regs: RegFile::new(kernel.slots, kernel.preds, kernel.consts.clone()),
+            splits: Splits::new(live),
+            live,
+            rank,
+            index,
+            tid: [
+                std::array::from_fn(|lane| thread(lane) % x),
+                std::array::from_fn(|lane| thread(lane) / x % y),
+                std::array::from_fn(|lane| thread(lane) / x / y),
+            ],
+            bulk: Groups::default(),
+            copies: Groups::default(),
+            wgmma: WarpIssue::default(),
+            cluster_arrived: (0, 0),
+        }
+    }
+
+    /// This warp at an instruction, for reports.
+    pub(super) fn origin(&self, lane: u32, line: u32) -> Origin {
+        Origin {
+            rank: self.rank,
+            warp: self.index,
+            lane,
+            line,
+        }
+    }
+
+    /// Runs for about `slice` instructions.
+    ///
+    /// # Errors
+    /// The fault that ends the launch.
+    pub(super) fn run(&mut self, env: &Env, st: &mut State, slice: u32) -> Result<Stop, Fault> {
+        self.look_at_waits(env, st);
+        let end = st.work + u64::from(slice);
+        loop {
+            let Some((at, limit)) = self.splits.select() else {
+                return Ok(self.stop(st));
+            };
+            if let Some(stop) = self.run_split(env, st, (at, limit, end))? {
+                return Ok(stop);
+            }
+        }
+    }
+
+    /// No split can run: says why, and notes the events that can change it.
+    fn stop(&mut self, st: &mut State) -> Stop {
+        if self.live == 0 {
+            return Stop::Ended;
+        }
+        let cta = &mut st.ctas[self.rank as usize];
+        for split in self.splits.iter() {
+            for &event in events(split.wait) {
+                cta.sleep(self.index, event);
+            }
+        }
+        if self.splits.clear_spun() {
+            return Stop::Spinning;
+        }
+        st.counters.barrier_waits += 1;
+        Stop::Blocked
+    }
+
+    /// Executes one split until it meets another, blocks, ends, or its time is up.
+    fn run_split(
+        &mut self,
+        env: &Env,
+        st: &mut State,
+        (at, limit, end): (usize, u32, u64),
+    ) -> Result<Option<Stop>, Fault> {
+        let kernel = &*env.launch.kernel;
+        let mut ctx = env.context(self.rank, self.index * 32);
+        let Split {
+            mut pc,
+            mask: active,
+            ..
+        } = *self.splits.at(at);
+        let mut start = pc;
+        let alone = self.splits.len() == 1;
+        loop {
+            if pc == limit {
+                self.leave(at, pc);
+                self.tally(kernel, st, at, start..pc);
+                return Ok(None);
+            }
+            let inst = &kernel.code[pc as usize];
+            let mut mask = active;
+            if inst.guard != PredSlot::TRUE {
+                mask &= self.regs.pred_operand(inst.guard);
+            }
+            match inst.code {
+                Code::Alu(handler) => {
+                    // SAFETY: `encode` chose the handler for this host, and the file has all slots
+                    // of the kernel (`Kernel::new` takes the bank's extent).
+                    unsafe { handler(&mut self.regs, mask, inst) };
+                    pc += 1;
+                }
+                Code::Mem(handler) => {
+                    if mask != 0 {
+                        // SAFETY: as above; `env` keeps alive what the context points to.
+                        let done = unsafe { handler(&mut self.regs, mask, inst, &mut ctx) };
+                        done.map_err(|fault| self.lane_fault(env, inst, fault))?;
+                        self.note_access(kernel, st, (at, pc, mask));
+                    }
+                    pc += 1;
+                }
+                Code::Sys(index) => {
+                    let sys = &kernel.sys[index as usize];
+                    if let Flow::Branch(target) = sys.flow
+                        && (mask == active || mask == 0)
+                    {
+                        if mask == 0 {
+                            pc += 1;
+                            continue;
+                        }
+                        let back = target <= pc;
+                        self.tally(kernel, st, at, start..pc + 1);
+                        pc = target;
+                        start = pc;
+                        if back {
+                            match self.backward(at, st, end) {
+                                Turn::Stay => {}
+                                Turn::Switch => {
+                                    self.leave(at, pc);
+                                    return Ok(None);
+                                }
+                                Turn::Stop(stop) => {
+                                    self.leave(at, pc);
+                                    return Ok(Some(stop));
+                                }
+                            }
+                        }
+                        if alone {
+                            continue;
+                        }
+                        self.leave(at, pc);
+                        return Ok(None);
+                    }
+                    if mask == 0 || sys.flow == Flow::Nop {
+                        pc += 1;
+                        continue;
+                    }
+                    self.leave(at, pc);
+                    let line = (pc, mask, inst.line);
+                    let stays = self.system(env, st, &mut ctx, (sys, at, line))?;
+                    if stays {
+                        pc += 1;
+                        continue;
+                    }
+                    self.tally_for(kernel, st, active, start..pc + 1);
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    fn leave(&mut self, at: usize, pc: u32) {
+        self.splits.at_mut(at).pc = pc;
+    }
+
+    fn lane_fault(&self, env: &Env, inst: &Inst, fault: LaneFault) -> Fault {
+        env.fault(self.origin(fault.lane, inst.line), fault.kind)
+    }
+
+    fn tally_for(
+        &self,
+        kernel: &Kernel,
+        st: &mut State,
+        active: u32,
+        run: std::ops::Range<u32>,
+    ) -> super::counters::Tally {
+        st.count(kernel, run.start, run.end, active.count_ones())
+    }
+
+    /// Counts a straight run, and draws conclusions for the split.
+    #[inline]
+    fn tally(&mut self, kernel: &Kernel, st: &mut State, at: usize, run: std::ops::Range<u32>) {
+        let active = self.splits.at(at).mask;
+        let length = i32::try_from(run.end - run.start).unwrap_or(i32::MAX);
+        let tally = self.tally_for(kernel, st, active, run);
+        let split = self.splits.at_mut(at);
+        split.budget = split.budget.saturating_sub(length);
+        if tally[EFFECTS] != 0 {
+            split.spin = Spin::default();
+        } else if tally[POLLS] != 0 {
+            split.spin.polled = true;
+        }
+    }
+
+    /// After a backward branch: looks for spinning, fairness within the warp, the slice's end.
+    #[inline]
+    fn backward(&mut self, at: usize, st: &State, end: u64) -> Turn {
+        let split = self.splits.at_mut(at);
+        if split.spin.polled {
+            let spin = &mut split.spin;
+            let same = spin.hash == spin.last;
+            spin.count = if same { spin.count + 1 } else { 0 };
+            spin.last = spin.hash;
+            spin.hash = 0;
+            spin.polled = false;
+            if spin.count >= SPINS {
+                spin.count = 0;
+                spin.spun = true;
+                return Turn::Switch;
+            }
+        }
+        if split.budget <= 0 {
+            self.splits.give_way(at);
+            return Turn::Switch;
+        }
+        if st.work >= end {
+            return Turn::Stop(Stop::Slice);
+        }
+        Turn::Stay
+    }
+
+    /// Counts the bytes of an access, and what a poll has read.
+    fn note_access(&mut self, kernel: &Kernel, st: &mut State, (at, pc, mask): (usize, u32, u32)) {
+        let info = kernel.access[pc as usize];
+        let bytes = u64::from(info.bytes) * u64::from(mask.count_ones());
+        st.counters.bytes.add(info.space, bytes);
+        if info.poll == 0 {
+            return;
+        }
+        let mut hash = self.splits.at(at).spin.hash;
+        for reg in &kernel.polls[info.poll as usize - 1] {
+            let slot = Slot(reg.slot);
+            let mut mix = |value: u64| {
+                hash = (hash ^ value)
+                    .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+                    .rotate_left(29);
+            };
+            let lanes = (0..32u32).filter(|lane| mask >> lane & 1 != 0);
+            match reg.class {
+                Class::B32 | Class::Pred if mask.count_ones() == 32 => {
+                    self.regs
+                        .lanes32(slot)
+                        .iter()
+                        .for_each(|&value| mix(value.into()));
+                }
+                class => lanes.for_each(|lane| mix(self.regs.value_u64(slot, class, lane))),
+            }
+        }
+        self.splits.at_mut(at).spin.hash = hash;
+    }
+
+    /// Executes an instruction of the machine or a diverging branch; `true` if the split simply
+    /// goes on with the next instruction.
+    fn system(
+        &mut self,
+        env: &Env,
+        st: &mut State,
+        ctx: &mut MemCtx<'_>,
+        (sys, at, (pc, mask, line)): (&Sys, usize, (u32, u32, u32)),
+    ) -> Result<bool, Fault> {
+        let fault =
+            |warp: &Self, fault: LaneFault| env.fault(warp.origin(fault.lane, line), fault.kind);
+        match &sys.flow {
+            Flow::Nop => Ok(true),
+            Flow::Branch(target) => {
+                self.divert(at, mask, *target);
+                Ok(false)
+            }
+            Flow::Table(targets) => {
+                self.jump(at, mask, (sys, targets))
+                    .map_err(|error| fault(self, error))?;
+                Ok(false)
+            }
+            Flow::Exit => {
+                self.exit(at, mask, st);
+                Ok(false)
+            }
+            Flow::Machine => {
+                let done = self.machine(env, st, ctx, (sys, at, mask));
+                let step = done.map_err(|error| fault(self, error))?;
+                Ok(self.apply(at, mask, pc, step))
+            }
+        }
+    }
+
+    /// Carries out what an instruction of the machine asks for; `true` if the split goes on.
+    fn apply(&mut self, at: usize, mask: u32, pc: u32, step: Step) -> bool {
+        let active = self.splits.at(at).mask;
+        let (lanes, wait, next) = match step {
+            Step::Next => {
+                self.splits.at_mut(at).expired = false;
+                return true;
+            }
+            Step::Wait(wait) => (mask, wait, pc),
+            Step::Retry(wait) => (mask, wait, pc),
+            Step::Subset(lanes, Some(wait)) => (lanes, wait, pc),
+            Step::Subset(lanes, None) => (lanes, Wait::Run, pc + 1),
+        };
+        let split = *self.splits.at(at);
+        let rest = match step {
+            // Lanes whose guard is false are through; those of a subset are not.
+            Step::Subset(..) => Split {
+                mask: active & !lanes,
+                ..split
+            },
+            _ => Split {
+                mask: active & !lanes,
+                pc: pc + 1,
+                ..split
+            },
+        };
+        *self.splits.at_mut(at) = Split {
+            mask: lanes,
+            pc: next,
+            wait,
+            expired: false,
+            ..split
+        };
+        if rest.mask != 0 {
+            self.splits.push(Split {
+                wait: Wait::Run,
+                ..rest
+            });
+        }
+        if matches!(wait, Wait::WarpBarrier { .. }) {
+            self.release_warp_barrier();
+        }
+        false
+    }
+
+    /// Splits off the lanes that take a branch.
+    fn divert(&mut self, at: usize, taken: u32, target: u32) {
+        let split = self.splits.at_mut(at);
+        let fallen = split.mask & !taken;
+        if fallen == 0 {
+            split.pc = target;
+            return;
+        }
+        split.mask = fallen;
+        split.pc += 1;
+        let other = Split {
+            pc: target,
+            mask: taken,
+            ..*split
+        };
+        self.splits.push(other);
+    }
+
+    /// `brx.idx`: one split per target.
+    fn jump(
+        &mut self,
+        at: usize,
+        mask: u32,
+        (sys, targets): (&Sys, &[u32]),
+    ) -> Result<(), LaneFault> {
+        let mut left = mask;
+        while left != 0 {
+            let lane = left.trailing_zeros();
+            let index = self.regs.operand_u64(&sys.instr.src[0], lane) & 0xffff_ffff;
+            let target = usize::try_from(index)
+                .ok()
+                .and_then(|index| targets.get(index));
+            let Some(&target) = target else {
+                return Err(LaneFault {
+                    lane,
+                    kind: FaultKind::IllegalInstruction {
+                        what: format!("brx.idx {index} of {} targets", targets.len()),
+                    },
+                });
+            };
+            let same = (0..32).filter(|&other| {
+                left >> other & 1 != 0
+                    && self.regs.operand_u64(&sys.instr.src[0], other) & 0xffff_ffff == index
+            });
+            let same = same.fold(0, |mask, other| mask | 1 << other);
+            left &= !same;
+            self.divert(at, same, target);
+        }
+        Ok(())
+    }
+
+    /// Lanes end.
+    fn exit(&mut self, at: usize, mask: u32, st: &mut State) {
+        let split = self.splits.at_mut(at);
+        split.mask &= !mask;
+        split.pc += 1;
+        if split.mask == 0 {
+            self.splits.remove(at);
+        }
+        self.live &= !mask;
+        self.splits.recheck();
+        self.release_warp_barrier();
+        let count = mask.count_ones();
+        let cta = &mut st.ctas[self.rank as usize];
+        cta.live -= count;
+        let live = cta.live;
+        let mut completed = false;
+        for barrier in &mut cta.barriers {
+            completed |= barrier.exit(live);
+        }
+        if completed {
+            cta.wake(Event::Barrier);
+        }
+        st.live -= count;
+        let (phase, arrived) = self.cluster_arrived;
+        let arrived = if phase == st.barrier.phase() {
+            arrived & mask
+        } else {
+            0
+        };
+        if st.barrier.exit(arrived.count_ones(), st.live) {
+            st.wake_all(Event::Cluster);
+        }
+    }
+
+    /// Releases `bar.warp.sync` waiters all of whose members have come or gone.
+    fn release_warp_barrier(&mut self) {
+        let mut left = self.splits.len();
+        while left > 0 {
+            left -= 1;
+            let Wait::WarpBarrier { members } = self.splits.at(left).wait else {
+                continue;
+            };
+            let same = Wait::WarpBarrier { members };
+            let here = self.splits.iter().filter(|split| split.wait == same);
+            let here = here.fold(0, |mask, split| mask | split.mask);
+            if members & self.live & !here == 0 {
+                for split in self.splits.iter_mut().filter(|split| split.wait == same) {
+                    split.wait = Wait::Run;
+                    split.pc += 1;
+                }
+            }
+        }
+    }
+
+    /// Resumes splits whose waits are over.
+    fn look_at_waits(&mut self, env: &Env, st: &mut State) {
+        st.ctas[self.rank as usize].rouse(self.index);
+        for index in 0..self.splits.len() {
+            let split = *self.splits.at(index);
+            let (over, retry, expired) = self.wait_is_over(env, st, &split);
+            if over {
+                let split = self.splits.at_mut(index);
+                split.wait = Wait::Run;
+                split.expired = expired;
+                split.pc += u32::from(!retry);
+            }
+        }
+    }
+
+    /// Whether a wait is over; whether the instruction executes again; whether it timed out.
+    fn wait_is_over(&mut self, env: &Env, st: &State, split: &Split) -> (bool, bool, bool) {
+        let cta = &st.ctas[self.rank as usize];
+        let over = match split.wait {
+            Wait::Run | Wait::Converge | Wait::WarpBarrier { .. } => return (false, false, false),
+            Wait::Barrier { id, generation } => {
+                let done = cta.barriers[usize::from(id)].generation() > generation;
+                if done {
+                    self.finish_barrier(env, st, split);
+                }
+                done
+            }
+            Wait::Cluster { phase } => st.barrier.phase() > phase,
+            Wait::Mbarrier {
+                offset,
+                parity,
+                until,
+            } => {
+                let completed = super::mbar::completed(env, self.rank, offset, parity);
+                let late = st.expire || st.cycles() >= until;
+                return (completed || late, true, !completed);
+            }
+            Wait::Bulk { pending, read } => {
+                self.bulk.settle(&st.inflight);
+                self.bulk.at_most(split.mask, pending, read)
+            }
+            Wait::CpAsync { pending } => {
+                self.copies.settle(&st.inflight);
+                self.copies.at_most(split.mask, pending, false)
+            }
+            Wait::Wgmma { pending } => {
+                let group = &cta.warpgroups[self.index as usize / 4];
+                self.wgmma.at_most(group, pending)
+            }
+            Wait::Sleep { until, turn } => turn != st.turn || st.cycles() >= until,
+        };
+        (over, false, false)
+    }
+}

@@ -1,0 +1,706 @@
+//! Operands: from what is written to typed registers and constants, by the roles of the table.
+
+use smallvec::{SmallVec, smallvec};
+
+use crate::error::PtxError;
+use crate::ir::decode::Fixed;
+use crate::ir::decode::modifiers::Mods;
+use crate::ir::decode::pattern::{In, Role, Width};
+use crate::ir::{Class, FloatMod, Instr, IntOp, Op, Operand as Value, Reg, Space, Ty};
+use crate::ptx::ast::{Base, Instruction, Number, Operand};
+use crate::ptx::lexer::{Pos, Sym};
+use crate::ptx::number_bits;
+
+use super::VReg;
+use super::body::Builder;
+use super::context::special_bytes;
+use super::names::Binding;
+
+/// An instruction with what normal form needs around it.
+pub(super) struct Lowered {
+    pub(super) before: Vec<Instr>,
+    pub(super) instr: Instr,
+    pub(super) after: Vec<Instr>,
+}
+
+/// Collects the operands of one instruction.
+struct Gather<'b, 'c, 'm> {
+    builder: &'b mut Builder<'c, 'm>,
+    mods: &'b Mods,
+    pos: Pos,
+    before: Vec<Instr>,
+    after: Vec<Instr>,
+    dst: SmallVec<[Reg; 2]>,
+    src: SmallVec<[Value; 4]>,
+    fixed: Fixed,
+}
+
+impl Builder<'_, '_> {
+    /// Decodes an instruction and resolves its operands.
+    pub(super) fn operation(&mut self, instruction: &Instruction) -> Result<Lowered, PtxError> {
+        let context = self.context;
+        let candidates = context.candidates(instruction.opcode);
+        let written = || context.module.word(instruction.opcode);
+        if candidates.is_empty() {
+            return Err(instruction.pos.unsupported(format!("`{}`", written())));
+        }
+        for (form, mods) in candidates.iter() {
+            let is_special = |operand: &Operand| match operand {
+                Operand::Name(sym) => {
+                    context.special(*sym).is_some() && self.names.get(*sym).is_none()
+                }
+                _ => false,
+            };
+            let Some(roles) = form
+                .operands
+                .assign(mods, &instruction.operands, &is_special)
+            else {
+                continue;
+            };
+            let mut gather = Gather::new(self, mods, instruction.pos);
+            for (role, operand) in roles {
+                gather.operand(role, operand)?;
+            }
+            gather.fixed.sources = gather.src.len();
+            gather.fixed.destinations = gather.dst.len();
+            if let Some(op) = (form.build)(mods, &gather.fixed) {
+                return Ok(gather.finish(op));
+            }
+        }
+        let what = format!("`{}` with these operands", written());
+        Err(instruction.pos.unsupported(what))
+    }
+}
+
+impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
+    fn new(builder: &'b mut Builder<'c, 'm>, mods: &'b Mods, pos: Pos) -> Self {
+        Self {
+            builder,
+            mods,
+            pos,
+            before: Vec::new(),
+            after: Vec::new(),
+            dst: SmallVec::new(),
+            src: SmallVec::new(),
+            fixed: Fixed::default(),
+        }
+    }
+
+    fn finish(mut self, op: Op) -> Lowered {
+        if let (Op::Special(special), Some(&reg)) = (&op, self.dst.first()) {
+            self.special_width(special_bytes(*special), reg);
+        }
+        Lowered {
+            instr: Instr {
+                op,
+                guard: None,
+                dst: self.dst,
+                src: self.src,
+                line: self.pos.line,
+            },
+            before: self.before,
+            after: self.after,
+        }
+    }
+
+    /// Reads a special register through a temporary of its own width.
+    fn special_width(&mut self, bytes: u32, reg: Reg) {
+        let (from, to) = match (bytes, reg.class) {
+            (4, Class::B64) => (Ty::U32, Ty::U64),
+            (8, Class::B32) => (Ty::U64, Ty::U32),
+            _ => return,
+        };
+        let temporary = self.temporary(from);
+        self.dst[0] = temporary;
+        let convert = self.conversion(to, from, reg, temporary);
+        self.after.push(convert);
+    }
+
+    fn word(&self, sym: Sym) -> &'m str {
+        self.builder.context.module.word(sym)
+    }
+
+    fn temporary(&mut self, ty: Ty) -> Reg {
+        let vreg = VReg::of(ty);
+        let slot = self.builder.new_register(vreg);
+        Reg {
+            class: vreg.class,
+            slot,
+        }
+    }
+
+    fn conversion(&self, to: Ty, from: Ty, dst: Reg, src: Reg) -> Instr {
+        Instr {
+            op: Op::Cvt {
+                to,
+                from,
+                modifiers: FloatMod::default(),
+                satfinite: false,
+                relu: false,
+            },
+            guard: None,
+            dst: smallvec![dst],
+            src: smallvec![Value::Reg(src)],
+            line: self.pos.line,
+        }
+    }
+
+    fn ty(&self, width: Width) -> Ty {
+        match width {
+            Width::Type(index) => self.mods.ty(index),
+            Width::Wide => match self.mods.ty(0) {
+                Ty::U16 => Ty::U32,
+                Ty::S16 => Ty::S32,
+                Ty::U32 => Ty::U64,
+                _ => Ty::S64,
+            },
+            Width::Pred => Ty::Pred,
+            Width::U16 => Ty::U16,
+            Width::U32 => Ty::U32,
+            Width::S32 => Ty::S32,
+            Width::U64 => Ty::U64,
+        }
+    }
+
+    fn operand(&mut self, role: Role, operand: &Operand) -> Result<(), PtxError> {
+        match role {
+            Role::Dst(width) => self.destination(operand, self.ty(width)),
+            Role::DstPred(width) => self.destination_pair(operand, self.ty(width)),
+            Role::DstOrNone(width) => {
+                if self.is_sink(operand) {
+                    return Ok(());
+                }
+                self.destination(operand, self.ty(width))
+            }
+            Role::Src(width) => self.source(operand, self.ty(width)),
+            Role::WideSrc(width) => self.wide_source(operand, self.ty(width)),
+            Role::WideDst(width) => self.wide_destination(operand, self.ty(width)),
+            Role::VecDst => self.vector(operand, Self::wide_destination),
+            Role::VecSrc => self.vector(operand, Self::wide_source),
+            Role::Unpack => self.unpack(operand),
+            Role::Pack => self.pack(operand),
+            Role::Special => {
+                if let Operand::Name(sym) = operand {
+                    self.fixed.special = self.builder.context.special(*sym);
+                }
+                Ok(())
+            }
+            Role::Address(place) => {
+                let offset = self.address(operand, self.place(place))?;
+                self.fixed.offsets.push(offset);
+                Ok(())
+            }
+            Role::Folded(place) => self.folded(operand, self.place(place)),
+            Role::Tensor => self.tensor(operand),
+            Role::Const => self.constant(operand),
+            Role::Policy => {
+                self.source(operand, Ty::U64)?;
+                self.src.pop();
+                Ok(())
+            }
+            Role::Ignored => Ok(()),
+            Role::Label => self.label(operand),
+            Role::Labels => self.labels(operand),
+            Role::Accumulators => self.registers(operand, None, Self::destination),
+            Role::WgmmaA => self.wgmma_a(operand),
+            Role::Elect => self.elect(operand),
+            Role::MatrixDst => self.registers(operand, Some(self.matrices()), Self::destination),
+            Role::MatrixSrc => self.registers(operand, Some(self.matrices()), Self::source),
+        }
+    }
+
+    fn matrices(&self) -> usize {
+        match (self.mods.has("x4"), self.mods.has("x2")) {
+            (true, _) => 4,
+            (_, true) => 2,
+            _ => 1,
+        }
+    }
+
+    fn place(&self, place: In) -> Space {
+        match place {
+            In::Modifier(index) => self.mods.space(index),
+            In::Shared => Space::Shared,
+            In::Generic => Space::Generic,
+        }
+    }
+
+    fn is_sink(&self, operand: &Operand) -> bool {
+        matches!(operand, Operand::Name(sym) if self.word(*sym) == "_")
+    }
+
+    /// The register that a name stands for.
+    fn register(&self, sym: Sym) -> Result<(Reg, VReg), PtxError> {
+        match self.builder.names.get(sym) {
+            Some(Binding::Reg(slot)) => {
+                let vreg = self.builder.registers[slot as usize];
+                let class = vreg.class;
+                Ok((Reg { class, slot }, vreg))
+            }
+            Some(_) => Err(self
+                .pos
+                .syntax(format!("`{}` is not a register", self.word(sym)))),
+            None => Err(self
+                .pos
+                .syntax(format!("`{}` is not declared", self.word(sym)))),
+        }
+    }
+
+    fn width_error(&self, sym: Sym, vreg: VReg, ty: Ty) -> PtxError {
+        let has = match vreg.class {
+            Class::Pred => "a predicate".to_owned(),
+            _ => format!("{} bits wide", vreg.bytes * 8),
+        };
+        let wants = match ty {
+            Ty::Pred => "a predicate".to_owned(),
+            _ => format!("{} bits", ty.bytes() * 8),
+        };
+        let name = self.word(sym);
+        self.pos
+            .syntax(format!("register `{name}` is {has}, {wants} wanted"))
+    }
+
+    fn destination(&mut self, operand: &Operand, ty: Ty) -> Result<(), PtxError> {
+        let Operand::Name(sym) = operand else {
+            return Err(self.pos.syntax("a destination must be a register"));
+        };
+        if self.is_sink(operand) {
+            let reg = self.temporary(ty);
+            self.dst.push(reg);
+            return Ok(());
+        }
+        let (reg, vreg) = self.register(*sym)?;
+        if vreg != VReg::of(ty) {
+            return Err(self.width_error(*sym, vreg, ty));
+        }
+        self.dst.push(reg);
+        Ok(())
+    }
+
+    /// `d` or `d|p`.
+    fn destination_pair(&mut self, operand: &Operand, ty: Ty) -> Result<(), PtxError> {
+        let Operand::Pair(pair) = operand else {
+            return self.destination(operand, ty);
+        };
+        self.destination(&pair.0, ty)?;
+        if self.is_sink(&pair.1) {
+            return Ok(());
+        }
+        self.destination(&pair.1, Ty::Pred)
+    }
+
+    fn elect(&mut self, operand: &Operand) -> Result<(), PtxError> {
+        let Operand::Pair(pair) = operand else {
+            return Err(self.pos.syntax("`elect.sync` writes `d|p`"));
+        };
+        if !self.is_sink(&pair.0) {
+            self.destination(&pair.0, Ty::U32)?;
+        }
+        self.destination(&pair.1, Ty::Pred)
+    }
+
+    /// A destination that may be wider than the type: the value is extended.
+    fn wide_destination(&mut self, operand: &Operand, ty: Ty) -> Result<(), PtxError> {
+        let Operand::Name(sym) = operand else {
+            return Err(self.pos.syntax("a destination must be a register"));
+        };
+        if self.is_sink(operand) {
+            return self.destination(operand, ty);
+        }
+        let (reg, vreg) = self.register(*sym)?;
+        let integer = !matches!(ty, Ty::F16 | Ty::BF16 | Ty::F32 | Ty::F64 | Ty::TF32);
+        let fits = vreg.bytes == ty.bytes() || vreg.bytes > ty.bytes() && integer;
+        if vreg.class == Class::Pred || !fits {
+            return Err(self.width_error(*sym, vreg, ty));
+        }
+        let convert_to = match (vreg.bytes, ty.is_signed()) {
+            (bytes, _) if bytes == ty.bytes() && bytes != 1 => None,
+            (16, _) => return Err(self.width_error(*sym, vreg, ty)),
+            (8, true) => Some(Ty::S64),
+            (8, false) => Some(Ty::U64),
+            (4, true) => Some(Ty::S32),
+            (2, true) => Some(Ty::S16),
+            _ => None,
+        };
+        let Some(to) = convert_to else {
+            self.dst.push(reg);
+            return Ok(());
+        };
+        let from = if vreg.bytes == 8 && ty.bytes() < 4 {
+            // The narrow value is extended to 32 bits in its own register first.
+            if ty.is_signed() { Ty::S32 } else { Ty::U32 }
+        } else {
+            ty
+        };
+        let temporary = self.temporary(ty);
+        self.dst.push(temporary);
+        let mut value = temporary;
+        if from != ty {
+            let wide = self.temporary(from);
+            let first = self.conversion(from, ty, wide, temporary);
+            self.after.push(first);
+            value = wide;
+        }
+        let last = self.conversion(to, integer_type(from), reg, value);
+        self.after.push(last);
+        Ok(())
+    }
+
+    fn source(&mut self, operand: &Operand, ty: Ty) -> Result<(), PtxError> {
+        let value = match operand {
+            Operand::Name(sym) => match self.value_of(*sym, ty, 0)? {
+                Some(value) => value,
+                None => {
+                    let (reg, vreg) = self.register(*sym)?;
+                    if vreg != VReg::of(ty) {
+                        return Err(self.width_error(*sym, vreg, ty));
+                    }
+                    Value::Reg(reg)
+                }
+            },
+            Operand::Offset(sym, offset) => match self.value_of(*sym, ty, *offset)? {
+                Some(value) => value,
+                None => return Err(self.pos.syntax("an offset needs a symbol before it")),
+            },
+            Operand::Not(sym) => {
+                let (reg, vreg) = self.register(*sym)?;
+                if ty != Ty::Pred || vreg.class != Class::Pred {
+                    return Err(self.pos.syntax("`!` needs a predicate"));
+                }
+                Value::NotPred(reg)
+            }
+            Operand::Number(number) => Value::Imm(number_bits(*number, ty, self.pos)?),
+            _ => return Err(self.pos.syntax("a value is wanted here")),
+        };
+        self.src.push(value);
+        Ok(())
+    }
+
+    /// The constant that a name stands for, or `None` for a register.
+    fn value_of(&self, sym: Sym, ty: Ty, offset: i64) -> Result<Option<Value>, PtxError> {
+        let address = match self.builder.names.get(sym) {
+            Some(Binding::Reg(_)) => return Ok(None),
+            Some(Binding::Variable { address, .. }) => address,
+            Some(Binding::Global(_)) => self.global(sym)?,
+            Some(Binding::Label(_) | Binding::Targets(_)) => {
+                return Err(self
+                    .pos
+                    .unsupported(format!("address of label `{}`", self.word(sym))));
+            }
+            None => return self.undeclared(sym),
+        };
+        let address = address.wrapping_add_signed(offset);
+        match ty.bytes() {
+            8 => Ok(Some(Value::Imm(address))),
+            4 if ty != Ty::Pred => Ok(Some(Value::Imm(address & 0xffff_ffff))),
+            _ => Err(self
+                .pos
+                .syntax(format!("`{}` is not a register", self.word(sym)))),
+        }
+    }
+
+    fn undeclared(&self, sym: Sym) -> Result<Option<Value>, PtxError> {
+        let word = self.word(sym);
+        let context = self.builder.context;
+        if word == "WARP_SZ" {
+            return Ok(Some(Value::Imm(32)));
+        }
+        if context.functions.contains_key(&sym) {
+            let what = format!("address of function `{word}`");
+            return Err(self.pos.unsupported(what));
+        }
+        if word.starts_with('%') && context.special(sym).is_some() {
+            let what = format!("special register `{word}` outside of `mov`");
+            return Err(self.pos.unsupported(what));
+        }
+        Err(self.pos.syntax(format!("`{word}` is not declared")))
+    }
+
+    fn global(&self, sym: Sym) -> Result<u64, PtxError> {
+        let name = self.word(sym);
+        (self.builder.context.addresses)(name).ok_or_else(|| {
+            self.pos
+                .unsupported(format!("symbol `{name}`, which no loaded module defines"))
+        })
+    }
+
+    /// A source that may be wider than the type: its low bits count.
+    fn wide_source(&mut self, operand: &Operand, ty: Ty) -> Result<(), PtxError> {
+        if let Operand::Name(sym) = operand
+            && let Some(Binding::Reg(_)) = self.builder.names.get(*sym)
+        {
+            let (reg, vreg) = self.register(*sym)?;
+            let narrower = vreg.bytes < ty.bytes();
+            let quad = vreg.class == Class::B128 && ty.bytes() != 16;
+            if vreg.class == Class::Pred || narrower || quad {
+                return Err(self.width_error(*sym, vreg, ty));
+            }
+            let reg = self.narrowed(reg, VReg::of(ty).class);
+            self.src.push(Value::Reg(reg));
+            return Ok(());
+        }
+        self.source(operand, ty)
+    }
+
+    /// The register itself, or the low 32 bits of a 64-bit one.
+    fn narrowed(&mut self, reg: Reg, class: Class) -> Reg {
+        let (to, from) = match (reg.class, class) {
+            (Class::B64, Class::B32) => (Ty::U32, Ty::U64),
+            (Class::B32, Class::B64) => (Ty::U64, Ty::U32),
+            _ => return reg,
+        };
+        let temporary = self.temporary(to);
+        let convert = self.conversion(to, from, temporary, reg);
+        self.before.push(convert);
+        temporary
+    }
+
+    fn vector(
+        &mut self,
+        operand: &Operand,
+        each: fn(&mut Self, &Operand, Ty) -> Result<(), PtxError>,
+    ) -> Result<(), PtxError> {
+        let ty = self.mods.ty(0);
+        let single = std::slice::from_ref(operand);
+        let (items, wanted) = match operand {
+            Operand::Vector(items) => (items.as_slice(), usize::from(self.mods.vec())),
+            _ if self.mods.vec <= 1 => (single, 1),
+            _ => return Err(self.pos.syntax("a vector access needs a `{}` list")),
+        };
+        if items.len() != wanted {
+            return Err(self.pos.syntax(format!(
+                "list of {} operands where {wanted} are wanted",
+                items.len()
+            )));
+        }
+        items.iter().try_for_each(|item| each(self, item, ty))
+    }
+
+    /// A list of 32-bit registers.
+    fn registers(
+        &mut self,
+        operand: &Operand,
+        wanted: Option<usize>,
+        each: fn(&mut Self, &Operand, Ty) -> Result<(), PtxError>,
+    ) -> Result<(), PtxError> {
+        let Operand::Vector(items) = operand else {
+            return Err(self.pos.syntax("a `{}` list is wanted"));
+        };
+        if wanted.is_some_and(|wanted| wanted != items.len()) {
+            return Err(self
+                .pos
+                .syntax(format!("wrong number of registers: {}", items.len())));
+        }
+        items.iter().try_for_each(|item| each(self, item, Ty::B32))
+    }
+
+    fn part(&self, parts: usize) -> Result<Ty, PtxError> {
+        let whole = self.mods.ty(0).bytes() as usize;
+        match (whole.checked_div(parts), whole.checked_rem(parts)) {
+            (Some(1), Some(0)) => Ok(Ty::B8),
+            (Some(2), Some(0)) => Ok(Ty::B16),
+            (Some(4), Some(0)) if parts > 1 => Ok(Ty::B32),
+            (Some(8), Some(0)) if parts > 1 => Ok(Ty::B64),
+            _ => Err(self.pos.syntax(format!("cannot split into {parts} parts"))),
+        }
+    }
+
+    fn pack(&mut self, operand: &Operand) -> Result<(), PtxError> {
+        let Operand::Vector(items) = operand else {
+            return Ok(());
+        };
+        let part = self.part(items.len())?;
+        self.fixed.parts = items.len();
+        items.iter().try_for_each(|item| self.source(item, part))
+    }
+
+    fn unpack(&mut self, operand: &Operand) -> Result<(), PtxError> {
+        let Operand::Vector(items) = operand else {
+            return Ok(());
+        };
+        let part = self.part(items.len())?;
+        self.fixed.parts = items.len();
+        for (index, item) in items.iter().enumerate() {
+            if self.is_sink(item) {
+                self.fixed.sink |= 1 << index;
+            } else {
+                self.destination(item, part)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Pushes the base of an address and returns its offset.
+    fn address(&mut self, operand: &Operand, space: Space) -> Result<i64, PtxError> {
+        let (Operand::Address(base, offset) | Operand::Tensor(base, offset, _)) = operand else {
+            return Err(self.pos.syntax("an address is wanted"));
+        };
+        let space = if space == Space::Param && self.builder.in_call() {
+            Space::Local
+        } else {
+            space
+        };
+        let class = match space {
+            Space::Shared | Space::SharedCluster => Class::B32,
+            _ => Class::B64,
+        };
+        let mut actual = space;
+        let value = match base {
+            Base::Absolute(address) => Value::Imm(*address),
+            Base::Name(sym) => match self.builder.names.get(*sym) {
+                Some(Binding::Reg(_)) => {
+                    let (reg, vreg) = self.register(*sym)?;
+                    if vreg.bytes < 4 || !matches!(vreg.class, Class::B32 | Class::B64) {
+                        return Err(self.width_error(*sym, vreg, Ty::B64));
+                    }
+                    Value::Reg(self.narrowed(reg, class))
+                }
+                Some(Binding::Variable { space, address }) => {
+                    actual = space;
+                    Value::Imm(address)
+                }
+                Some(Binding::Global(space)) => {
+                    actual = space;
+                    Value::Imm(self.global(*sym)?)
+                }
+                _ => {
+                    let word = self.word(*sym);
+                    return Err(self.pos.syntax(format!("`{word}` is not declared")));
+                }
+            },
+        };
+        self.check_space(space, actual)?;
+        if self.fixed.space.is_none() && space != actual && space == Space::Param {
+            self.fixed.space = Some(actual);
+        } else if self.fixed.space.is_none() && self.builder.in_call() && actual == Space::Local {
+            self.fixed.space = Some(Space::Local);
+        }
+        self.src.push(value);
+        Ok(*offset)
+    }
+
+    /// Whether a symbol of one space may be addressed by an instruction for another.
+    fn check_space(&self, instruction: Space, symbol: Space) -> Result<(), PtxError> {
+        let ok = match (instruction, symbol) {
+            _ if instruction == symbol => true,
+            (Space::SharedCluster, Space::Shared)
+            // A `.param` variable of a call, which lives in the frame.
+            | (Space::Param, Space::Local)
+            | (Space::Generic, Space::Global | Space::Const) => true,
+            _ => false,
+        };
+        if ok {
+            return Ok(());
+        }
+        Err(self.pos.syntax(format!(
+            "address of a variable in {symbol:?} space used as {instruction:?}"
+        )))
+    }
+
+    /// Pushes an address with its offset added.
+    fn folded(&mut self, operand: &Operand, space: Space) -> Result<(), PtxError> {
+        let offset = self.address(operand, space)?;
+        if offset == 0 {
+            return Ok(());
+        }
+        let Some(value) = self.src.pop() else {
+            return Ok(());
+        };
+        let folded = match value {
+            Value::Imm(address) => Value::Imm(address.wrapping_add_signed(offset)),
+            other => {
+                let wide = matches!(other, Value::Reg(reg) if reg.class == Class::B64);
+                let ty = if wide { Ty::U64 } else { Ty::U32 };
+                let bits = offset.cast_unsigned() & if wide { u64::MAX } else { 0xffff_ffff };
+                let sum = self.temporary(ty);
+                self.before.push(Instr {
+                    op: Op::Int(IntOp::Add, ty),
+                    guard: None,
+                    dst: smallvec![sum],
+                    src: smallvec![other, Value::Imm(bits)],
+                    line: self.pos.line,
+                });
+                Value::Reg(sum)
+            }
+        };
+        self.src.push(folded);
+        Ok(())
+    }
+
+    fn tensor(&mut self, operand: &Operand) -> Result<(), PtxError> {
+        self.folded(operand, Space::Generic)?;
+        let Operand::Tensor(_, _, coordinates) = operand else {
+            return Ok(());
+        };
+        if coordinates.len() != usize::from(self.mods.rank) {
+            return Err(self.pos.syntax(format!(
+                "{} coordinates for a tensor of rank {}",
+                coordinates.len(),
+                self.mods.rank
+            )));
+        }
+        coordinates
+            .iter()
+            .try_for_each(|item| self.source(item, Ty::S32))
+    }
+
+    fn constant(&mut self, operand: &Operand) -> Result<(), PtxError> {
+        let Operand::Number(Number::Int(value)) = operand else {
+            return Err(self.pos.syntax("an integer constant is wanted"));
+        };
+        self.fixed.imms.push(value.cast_signed());
+        Ok(())
+    }
+
+    fn block(&self, sym: Sym) -> Result<u32, PtxError> {
+        match self.builder.names.get(sym) {
+            Some(Binding::Label(block)) => Ok(block),
+            _ => Err(self
+                .pos
+                .syntax(format!("`{}` is not a label", self.word(sym)))),
+        }
+    }
+
+    fn label(&mut self, operand: &Operand) -> Result<(), PtxError> {
+        if let Operand::Name(sym) = operand {
+            let block = self.block(*sym)?;
+            self.fixed.targets.push(block);
+        }
+        Ok(())
+    }
+
+    fn labels(&mut self, operand: &Operand) -> Result<(), PtxError> {
+        let Operand::Name(sym) = operand else {
+            return Ok(());
+        };
+        let Some(Binding::Targets(list)) = self.builder.names.get(*sym) else {
+            let word = self.word(*sym);
+            return Err(self
+                .pos
+                .syntax(format!("`{word}` is not a list of branch targets")));
+        };
+        for sym in self.builder.targets[list].clone() {
+            let block = self.block(sym)?;
+            self.fixed.targets.push(block);
+        }
+        Ok(())
+    }
+
+    fn wgmma_a(&mut self, operand: &Operand) -> Result<(), PtxError> {
+        if let Operand::Vector(_) = operand {
+            self.fixed.a_regs = true;
+            return self.registers(operand, Some(4), Self::source);
+        }
+        self.source(operand, Ty::U64)
+    }
+}
+
+/// The integer type of a bit type, for conversions.
+const fn integer_type(ty: Ty) -> Ty {
+    match ty {
+        Ty::B8 => Ty::U8,
+        Ty::B16 => Ty::U16,
+        Ty::B32 => Ty::U32,
+        other => other,
+    }
+}

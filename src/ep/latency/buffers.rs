@@ -1,0 +1,197 @@
+//! A plan bound to a rank: the window, the received layouts, and the calls that begin a round.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use half::bf16;
+
+use super::launch::{Shared, nanoseconds};
+use super::round::OpenRound;
+use super::{DispatchHandle, DispatchInFlight, DispatchInput, LatencyPlan, Payload, fault};
+use crate::device::{Buffer, Context, DEFAULT_WAIT, Stream};
+use crate::ep::EpError;
+use crate::memory::{Bootstrap, MemoryError};
+use crate::params::EpSource;
+
+/// Received rows, `[local experts][max_rows][hidden]`; rows from an expert's count on are undefined.
+#[derive(Debug)]
+pub enum ReceivedRows {
+    /// E4M3 codes.
+    Fp8(Buffer<u8>),
+    /// BF16 values.
+    Bf16(Buffer<bf16>),
+}
+
+impl ReceivedRows {
+    /// Device address of row 0 of local expert 0.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        match self {
+            Self::Fp8(codes) => codes.address(),
+            Self::Bf16(values) => values.address(),
+        }
+    }
+}
+
+/// What a rank's experts received: the layout of a masked grouped GEMM. Within an expert, rows are in the order
+/// of source rank, then token, then k.
+#[derive(Debug)]
+pub struct Received {
+    /// The rows.
+    pub rows: ReceivedRows,
+    /// f32 `[local experts][scales][scale_rows]`: M-major, 16-byte aligned columns. Empty for BF16.
+    pub scales: Buffer<f32>,
+    /// Rows per local expert.
+    pub counts: Buffer<i32>,
+    /// Where each row came from, `[local experts][max_rows]`.
+    pub source: Buffer<EpSource>,
+}
+
+impl Received {
+    pub(super) fn new(plan: &LatencyPlan, rank: u32, stream: &Stream) -> Result<Self, EpError> {
+        let context = stream.context();
+        let elements = size(plan.received_elements(rank))?;
+        let rows = match plan.desc.payload {
+            Payload::Fp8 => ReceivedRows::Fp8(Buffer::alloc(context, elements)?),
+            Payload::Bf16 => ReceivedRows::Bf16(Buffer::alloc(context, elements)?),
+        };
+        Ok(Self {
+            rows,
+            scales: Buffer::alloc(context, size(plan.received_scales(rank))?)?,
+            counts: Buffer::zeroed(stream, plan.desc.local_experts(rank) as usize)?,
+            source: Buffer::alloc(context, size(plan.received_rows(rank))?)?,
+        })
+    }
+}
+
+fn size(elements: u64) -> Result<usize, MemoryError> {
+    usize::try_from(elements).map_err(|_| MemoryError::TooLarge {
+        what: "received layout",
+        bytes: elements,
+    })
+}
+
+/// One rank's side of the all-to-all.
+///
+/// Open rounds keep what they use alive, so this may be dropped before them. The end of the last of
+/// them waits for this rank's kernels, whose own waits are bounded.
+#[derive(Debug)]
+pub struct LatencyBuffers {
+    shared: Arc<Shared>,
+}
+
+impl LatencyBuffers {
+    /// Binds `plan` to the rank of `bootstrap` and the device of `context`. All ranks call it together.
+    ///
+    /// # Errors
+    /// A plan for another number of ranks, plans that differ between ranks
+    /// ([`MemoryError::Disagreement`]), a driver error here or on a peer, or a failed meeting.
+    pub fn new(
+        plan: &LatencyPlan,
+        bootstrap: &mut Bootstrap,
+        context: &Arc<Context>,
+    ) -> Result<Self, EpError> {
+        if bootstrap.ranks() != plan.desc.ranks {
+            return Err(EpError::Desc {
+                field: "ranks",
+                value: plan.desc.ranks.to_string(),
+                expected: format!("{}, the ranks that meet", bootstrap.ranks()),
+            });
+        }
+        let plans = bootstrap.all_gather("latency all-to-all: plan", *plan)?;
+        for (rank, other) in (0u32..).zip(&plans) {
+            if **other != *plan {
+                return Err(EpError::Memory(MemoryError::Disagreement {
+                    what: "plan of the all-to-all",
+                    rank,
+                    found: format!("{:?}", other.desc),
+                    expected: format!("{:?}", plan.desc),
+                }));
+            }
+        }
+        let shared = Shared::new(plan, bootstrap, context)?;
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// The plan.
+    #[must_use]
+    pub fn plan(&self) -> &LatencyPlan {
+        &self.shared.plan
+    }
+
+    /// This rank.
+    #[must_use]
+    pub fn rank(&self) -> u32 {
+        self.shared.rank
+    }
+
+    /// Sets how long kernels launched from now on wait for a peer; at least 1 ns.
+    pub fn set_timeout(&self, timeout: Duration) {
+        let timeout = nanoseconds(timeout).max(1);
+        self.shared.timeout_ns.store(timeout, Ordering::Relaxed);
+    }
+
+    /// Sends this rank's rows and receives those for its experts.
+    ///
+    /// # Errors
+    /// As [`Self::dispatch_begin`] and [`DispatchInFlight::finish`].
+    pub fn dispatch(
+        &self,
+        stream: &Stream,
+        input: &DispatchInput<'_>,
+    ) -> Result<DispatchHandle, EpError> {
+        self.dispatch_begin(stream, input)?.finish(stream)
+    }
+
+    /// Enqueues the send half of a dispatch and begins a round.
+    ///
+    /// # Errors
+    /// [`EpError::Argument`] and [`EpError::Busy`], which begin nothing; an earlier [`EpError::Fault`] or
+    /// [`EpError::Failed`]; a driver error.
+    pub fn dispatch_begin(
+        &self,
+        stream: &Stream,
+        input: &DispatchInput<'_>,
+    ) -> Result<DispatchInFlight, EpError> {
+        let params = input.check(&self.shared)?;
+        let mut desk = self.shared.enter()?;
+        let epoch = desk.ledger.next_epoch()?;
+        self.shared.dispatch_send(&mut desk, stream, params)?;
+        desk.ledger.begin();
+        drop(desk);
+        Ok(DispatchInFlight {
+            round: OpenRound {
+                shared: Arc::clone(&self.shared),
+                epoch,
+                tokens: params.tokens,
+                topk_idx: params.topk_idx,
+            },
+        })
+    }
+
+    /// Reports what has gone wrong on the device so far, without waiting.
+    ///
+    /// # Errors
+    /// [`EpError::Fault`], from the first one on for ever; [`EpError::Abandoned`], once per round.
+    pub fn check(&self) -> Result<(), EpError> {
+        let mut desk = self.shared.enter()?;
+        let (epoch, ranks) = fault::abandoned(&self.shared.record)?;
+        if epoch <= desk.reported {
+            return Ok(());
+        }
+        desk.reported = epoch;
+        Err(EpError::Abandoned { epoch, ranks })
+    }
+
+    /// Waits for all work of `stream`, then reports as [`Self::check`].
+    ///
+    /// # Errors
+    /// As [`Self::check`], a failed or timed-out synchronisation.
+    pub fn synchronize(&self, stream: &Stream) -> Result<(), EpError> {
+        stream.synchronize_within(DEFAULT_WAIT)?;
+        self.check()
+    }
+}

@@ -1,0 +1,34 @@
+//! Benchmarks: starts them in the release profile.
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::process::{cargo, run as run_command};
+use crate::{Format, setup};
+
+/// What can be measured.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Subject {
+    /// The software GPU: interpreter and dense GEMM, per host core
+    Softgpu,
+}
+
+/// Runs the benchmark of `what`.
+pub(crate) fn run(what: Subject, format: Format) -> Result<()> {
+    setup::run_setup()?;
+    let name = match what {
+        Subject::Softgpu => "softgpu",
+    };
+    let mut command = cargo();
+    command.args([
+        "bench",
+        "--quiet",
+        "--package",
+        "hadal",
+        "--bench",
+        name,
+        "--",
+    ]);
+    command.args(format.argument());
+    run_command(&mut command)
+}
