@@ -1,1 +1,23 @@
-//! driver
+//! The meaning of the driver API, in safe terms: devices, contexts, streams, events, memory,
+//! modules, launches. The C functions in [`crate::abi`] only convert arguments.
+//!
+//! Order of locks: context order, stream state, timeline or marker. Nothing else is held while
+//! one of them is taken.
+
+pub mod attributes;
+pub mod context;
+pub mod event;
+pub mod handles;
+pub mod image;
+pub mod launch;
+pub mod library;
+pub mod link;
+pub mod machine;
+pub mod memory;
+pub mod module;
+pub mod occupancy;
+pub mod report;
+pub mod status;
+pub mod stream;
+pub mod transfer;
+pub mod virtual_memory;

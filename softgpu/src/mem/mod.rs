@@ -15,6 +15,7 @@
 mod alloc;
 mod pages;
 mod ranges;
+mod span;
 mod sys;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use parking_lot::{Mutex, RwLock};
 pub use alloc::Peer;
 use pages::{PAGE_BITS, PageTable};
 use ranges::Ranges;
+pub use span::{Span, Width};
 pub use vmm::{Access, Location, Permission, Physical};
 
 /// Most devices that a machine can have (width of the permission fields).

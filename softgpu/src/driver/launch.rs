@@ -1,0 +1,180 @@
+//! Kernel launches: checks as a real driver makes them, then work on a stream.
+
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::context::Context;
+use super::module::{Function, MAX_SHARED};
+use super::occupancy;
+use super::report;
+use super::status::{Result, Status};
+use super::stream::{Health, Op, Stream};
+use crate::error::Fault;
+use crate::exec::{Counters, Engine, Launch};
+
+/// A launch as a client asks for it.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads per block.
+    pub block: [u32; 3],
+    /// Blocks per cluster, if given by attribute.
+    pub cluster: Option<[u32; 3]>,
+    /// Dynamic shared memory in bytes.
+    pub dynamic_shared: u32,
+    /// All blocks must run at the same time.
+    pub cooperative: bool,
+    /// The parameter buffer.
+    pub params: Vec<u8>,
+}
+
+fn reject(function: &Function, status: Status, why: &str) -> Status {
+    report::complaint(&format!("launch of {}: {why}", function.kernel.name()));
+    status
+}
+
+fn product(shape: [u32; 3]) -> u64 {
+    shape.iter().map(|&n| u64::from(n)).product()
+}
+
+impl Request {
+    fn check_shape(&self, function: &Function) -> Result<()> {
+        let invalid = |why: &str| Err(reject(function, Status::INVALID_VALUE, why));
+        let ([_, gy, gz], [bx, by, bz]) = (self.grid, self.block);
+        if product(self.grid) == 0 || product(self.block) == 0 {
+            return invalid("a dimension is zero");
+        }
+        if self.grid[0] > i32::MAX.unsigned_abs() || gy > 65_535 || gz > 65_535 {
+            return invalid("the grid is too large");
+        }
+        if bx > 1024 || by > 1024 || bz > 64 || product(self.block) > 1024 {
+            return invalid("a block has at most 1024 threads (z at most 64)");
+        }
+        let f = function.kernel.function();
+        if f.req_threads.is_some_and(|required| required != self.block) {
+            return invalid("the block is not what .reqntid demands");
+        }
+        if product(self.block) > u64::from(function.max_threads()) {
+            return invalid("the block has more threads than .maxntid allows");
+        }
+        Ok(())
+    }
+
+    fn check_shared(&self, function: &Function) -> Result<()> {
+        let limit = function.settings.lock().max_dynamic_shared;
+        let (_, total) = function
+            .kernel
+            .shared_layout(self.dynamic_shared.min(MAX_SHARED));
+        if self.dynamic_shared > limit || total > MAX_SHARED {
+            let why = format!(
+                "{} bytes of dynamic shared memory, the function's limit is {limit}",
+                self.dynamic_shared
+            );
+            return Err(reject(function, Status::INVALID_VALUE, &why));
+        }
+        Ok(())
+    }
+
+    /// The cluster shape in force.
+    fn check_cluster(&self, function: &Function) -> Result<[u32; 3]> {
+        let required = function.required_cluster();
+        let cluster = match (self.cluster, required) {
+            (Some(asked), Some(required)) if asked != required => {
+                let why = "the cluster is not what the function demands";
+                return Err(reject(function, Status::INVALID_VALUE, why));
+            }
+            (asked, required) => asked.or(required).unwrap_or([1; 3]),
+        };
+        let size = product(cluster);
+        let allowed = if function.settings.lock().non_portable_cluster {
+            16
+        } else {
+            8
+        };
+        if size == 0 || size > allowed {
+            let why = format!("a cluster of {size} blocks, {allowed} are allowed");
+            return Err(reject(function, Status::INVALID_CLUSTER_SIZE, &why));
+        }
+        let divides = |(&g, &c): (&u32, &u32)| g.is_multiple_of(c);
+        if !self.grid.iter().zip(&cluster).all(divides) {
+            let why = "the grid is not a multiple of the cluster";
+            return Err(reject(function, Status::INVALID_VALUE, why));
+        }
+        Ok(cluster)
+    }
+
+    fn check_cooperative(&self, function: &Function) -> Result<()> {
+        if !self.cooperative {
+            return Ok(());
+        }
+        let threads = u32::try_from(product(self.block)).map_err(|_| Status::INVALID_VALUE)?;
+        let dynamic = u64::from(self.dynamic_shared);
+        let room = occupancy::blocks_per_device(function, threads, dynamic)?;
+        if product(self.grid) > room {
+            let why = format!("{} blocks at a time, room for {room}", product(self.grid));
+            let status = Status::COOPERATIVE_LAUNCH_TOO_LARGE;
+            return Err(reject(function, status, &why));
+        }
+        Ok(())
+    }
+
+    /// Checks the launch and queues it.
+    ///
+    /// # Errors
+    ///
+    /// `INVALID_VALUE`, `INVALID_CLUSTER_SIZE`, `COOPERATIVE_LAUNCH_TOO_LARGE`; `INVALID_HANDLE`
+    /// if stream and function belong to different contexts; the sticky fault of the context.
+    pub fn submit(self, context: &Context, stream: &Stream, function: &Function) -> Result<()> {
+        context.health.check()?;
+        if function.context != context.handle {
+            let why = "the stream belongs to another context";
+            return Err(reject(function, Status::INVALID_HANDLE, why));
+        }
+        self.check_shape(function)?;
+        self.check_shared(function)?;
+        let cluster = self.check_cluster(function)?;
+        self.check_cooperative(function)?;
+        let launch = Launch {
+            device: context.device,
+            kernel: Arc::clone(&function.kernel),
+            grid: self.grid,
+            block: self.block,
+            cluster,
+            dynamic_shared: self.dynamic_shared,
+            params: self.params,
+            cooperative: self.cooperative,
+        };
+        let health = Arc::clone(&context.health);
+        let work = Box::new(move || run(launch, &health));
+        context.enqueue(stream, Op::Work(work)).map(drop)
+    }
+}
+
+/// Runs a launch to its end.
+fn run(launch: Launch, health: &Health) {
+    type Outcome = std::result::Result<Counters, Fault>;
+    let name = launch.kernel.name().to_owned();
+    let done = Arc::new((Mutex::new(None::<Outcome>), Condvar::new()));
+    let signal = Arc::clone(&done);
+    let finish = Box::new(move |outcome| {
+        *signal.0.lock() = Some(outcome);
+        signal.1.notify_one();
+    });
+    Engine::global().submit(launch, finish);
+    let mut slot = done.0.lock();
+    let outcome = loop {
+        match slot.take() {
+            Some(outcome) => break outcome,
+            None => done.1.wait(&mut slot),
+        }
+    };
+    match outcome {
+        Ok(counters) => report::launched(&name, &counters),
+        Err(fault) => {
+            report::fault(&fault);
+            health.fault(Status::from(&fault));
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What the driver tells beyond result codes: messages, the last guest fault, launch statistics.
+
+use std::collections::BTreeMap;
+use std::fmt::{Display, Write};
+use std::sync::OnceLock;
+
+use parking_lot::Mutex;
+
+use crate::error::{Fault, FaultKind, PtxError};
+use crate::exec::Counters;
+
+static LAST: Mutex<String> = Mutex::new(String::new());
+static LAUNCHES: Mutex<BTreeMap<String, Launches>> = Mutex::new(BTreeMap::new());
+
+#[derive(Debug, Default)]
+struct Launches {
+    count: u64,
+    counters: Counters,
+}
+
+/// Whether `SOFTGPU_LOG` asks for messages about failing calls.
+fn verbose() -> bool {
+    static VERBOSE: OnceLock<bool> = OnceLock::new();
+    *VERBOSE.get_or_init(|| std::env::var_os("SOFTGPU_LOG").is_some_and(|v| v != "0"))
+}
+
+/// Prints why a call fails, if `SOFTGPU_LOG` is set.
+pub fn note(message: &dyn Display) {
+    if verbose() {
+        eprintln!("softgpu: {message}");
+    }
+}
+
+/// Records a guest fault as the last one. Findings that no real device would make (unsupported,
+/// deadlock, a bug of softgpu) are always printed, others if `SOFTGPU_LOG` is set.
+pub fn fault(fault: &Fault) {
+    let text = fault.to_string();
+    let ours = matches!(
+        fault.kind,
+        FaultKind::Unsupported { .. } | FaultKind::Deadlock { .. } | FaultKind::Internal { .. }
+    );
+    if ours || verbose() {
+        eprintln!("softgpu: {text}");
+    }
+    *LAST.lock() = text;
+}
+
+/// Records why a module was refused, and returns the text. Unsupported PTX is always printed.
+pub fn refused(error: &PtxError) -> String {
+    let text = format!("PTX {error}");
+    if matches!(error, PtxError::Unsupported { .. }) || verbose() {
+        eprintln!("softgpu: {text}");
+    }
+    LAST.lock().clone_from(&text);
+    text
+}
+
+/// Records a message about an image or argument as the last one; printed if `SOFTGPU_LOG` is set.
+pub fn complaint(text: &str) {
+    note(&text);
+    text.clone_into(&mut LAST.lock());
+}
+
+/// The text of the last fault or refusal; empty if there was none.
+#[must_use]
+pub fn last() -> String {
+    LAST.lock().clone()
+}
+
+/// Counts a finished launch.
+pub fn launched(kernel: &str, counters: &Counters) {
+    let mut launches = LAUNCHES.lock();
+    if !launches.contains_key(kernel) {
+        launches.insert(kernel.to_owned(), Launches::default());
+    }
+    if let Some(entry) = launches.get_mut(kernel) {
+        entry.count += 1;
+        entry.counters += counters;
+    }
+}
+
+/// One line per kernel launched since the start or the last [`clear_launches`]: name, number of
+/// launches, then `counter=value` pairs, separated by tabs.
+#[must_use]
+pub fn launches() -> String {
+    let mut text = String::new();
+    for (kernel, entry) in LAUNCHES.lock().iter() {
+        let _ = write!(text, "{kernel}\tlaunches={}", entry.count);
+        for (name, value) in named(&entry.counters) {
+            let _ = write!(text, "\t{name}={value}");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// The counters by name.
+fn named(counters: &Counters) -> [(&'static str, u64); 8] {
+    [
+        ("warp_instructions", counters.instructions()),
+        ("lane_instructions", counters.lane_instructions),
+        ("wgmma_macs", counters.wgmma_macs),
+        (
+            "global_bytes",
+            counters.bytes.generic + counters.bytes.global,
+        ),
+        ("shared_bytes", counters.bytes.shared),
+        ("async_bytes", counters.async_bytes),
+        ("barrier_waits", counters.barrier_waits),
+        ("ctas", counters.ctas),
+    ]
+}
+
+/// Forgets all launches.
+pub fn clear_launches() {
+    LAUNCHES.lock().clear();
+}

@@ -1,0 +1,333 @@
+//! Streams: queues of work with their own progress.
+//!
+//! Every stream has a host thread, started when there is work and ended when idle, that runs the
+//! queued operations in order. A *ticket* numbers the operations of a stream; its *timeline* says
+//! how far it has come. Legacy default-stream semantics are tickets too: an operation carries the
+//! (timeline, ticket) pairs that must be reached before it starts.
+//!
+//! Once a context has faulted, its device work is skipped and its waits end, so every timeline
+//! still reaches its end.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::status::{Result, Status};
+
+/// How long a stream's thread waits for more work before it ends.
+const IDLE: Duration = Duration::from_millis(500);
+/// How often blocked operations look whether their context has faulted.
+const RECHECK: Duration = Duration::from_millis(20);
+
+/// The state of a context that work looks at: sticky fault, destruction.
+#[derive(Debug, Default)]
+pub struct Health {
+    fault: AtomicU32,
+    destroyed: AtomicBool,
+}
+
+impl Health {
+    /// The sticky fault, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// The fault.
+    pub fn check(&self) -> Result<()> {
+        match self.fault.load(Ordering::Acquire) {
+            0 => Ok(()),
+            code => Err(Status(code)),
+        }
+    }
+
+    /// Makes a fault sticky; the first one stays.
+    pub fn fault(&self, status: Status) {
+        let _ = self
+            .fault
+            .compare_exchange(0, status.0, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    /// Marks the context as destroyed: waits end, device work is skipped.
+    pub fn destroy(&self) {
+        self.destroyed.store(true, Ordering::Release);
+    }
+
+    /// Whether device work is to be skipped.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.check().is_err() || self.destroyed.load(Ordering::Acquire)
+    }
+}
+
+/// How far a stream has come.
+#[derive(Debug, Default)]
+pub struct Timeline {
+    done: Mutex<u64>,
+    changed: Condvar,
+}
+
+impl Timeline {
+    fn reached(&self, ticket: u64) -> bool {
+        *self.done.lock() >= ticket
+    }
+
+    fn wait(&self, ticket: u64) {
+        let mut done = self.done.lock();
+        while *done < ticket {
+            self.changed.wait(&mut done);
+        }
+    }
+
+    fn advance(&self, ticket: u64) {
+        *self.done.lock() = ticket;
+        self.changed.notify_all();
+    }
+}
+
+/// A point in a stream that events name.
+#[derive(Debug, Default)]
+pub struct Marker {
+    reached: Mutex<Option<Instant>>,
+    changed: Condvar,
+}
+
+impl Marker {
+    /// When the stream came here; `None` if it has not yet.
+    #[must_use]
+    pub fn when(&self) -> Option<Instant> {
+        *self.reached.lock()
+    }
+
+    /// Waits until the stream comes here.
+    pub fn wait(&self) {
+        let mut reached = self.reached.lock();
+        while reached.is_none() {
+            self.changed.wait(&mut reached);
+        }
+    }
+
+    fn wait_while_healthy(&self, health: &Health) {
+        let mut reached = self.reached.lock();
+        while reached.is_none() && !health.is_over() {
+            self.changed.wait_for(&mut reached, RECHECK);
+        }
+    }
+
+    fn reach(&self) {
+        *self.reached.lock() = Some(Instant::now());
+        self.changed.notify_all();
+    }
+}
+
+/// What a stream can do.
+pub enum Op {
+    /// Device work or a host function: runs on the stream's thread, skipped after a fault.
+    Work(Box<dyn FnOnce() + Send>),
+    /// Short device work that may run on the calling thread if the stream is idle.
+    Quick(Box<dyn FnOnce() + Send>),
+    /// Passes a marker, in any state of the context.
+    Mark(Arc<Marker>),
+    /// Waits for another stream's marker.
+    Wait(Arc<Marker>),
+    /// Asked again and again until it answers `true`.
+    Poll(Box<dyn FnMut() -> bool + Send>),
+}
+
+impl std::fmt::Debug for Op {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Work(_) => "Work",
+            Self::Quick(_) => "Quick",
+            Self::Mark(_) => "Mark",
+            Self::Wait(_) => "Wait",
+            Self::Poll(_) => "Poll",
+        })
+    }
+}
+
+impl Op {
+    fn run(self, health: &Health) {
+        match self {
+            Self::Mark(marker) => marker.reach(),
+            _ if health.is_over() => {}
+            Self::Work(work) | Self::Quick(work) => work(),
+            Self::Wait(marker) => marker.wait_while_healthy(health),
+            Self::Poll(mut done) => {
+                let mut pause = Duration::from_micros(1);
+                while !health.is_over() && !done() {
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(Duration::from_millis(1));
+                }
+            }
+        }
+    }
+
+    fn may_run_inline(&self) -> bool {
+        match self {
+            Self::Quick(_) | Self::Mark(_) => true,
+            Self::Wait(marker) => marker.when().is_some(),
+            Self::Work(_) | Self::Poll(_) => false,
+        }
+    }
+}
+
+/// A point that must be reached before an operation starts.
+#[derive(Debug, Clone)]
+pub struct After {
+    timeline: Arc<Timeline>,
+    ticket: u64,
+}
+
+#[derive(Debug)]
+struct Queued {
+    ticket: u64,
+    after: Vec<After>,
+    op: Op,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ops: VecDeque<Queued>,
+    issued: u64,
+    has_thread: bool,
+}
+
+#[derive(Debug)]
+struct Queue {
+    state: Mutex<State>,
+    more: Condvar,
+    timeline: Arc<Timeline>,
+    health: Arc<Health>,
+}
+
+impl Queue {
+    fn run(&self) {
+        loop {
+            let mut state = self.state.lock();
+            while state.ops.is_empty() {
+                if self.more.wait_for(&mut state, IDLE).timed_out() && state.ops.is_empty() {
+                    state.has_thread = false;
+                    return;
+                }
+            }
+            let next = state.ops.pop_front();
+            drop(state);
+            if let Some(Queued { ticket, after, op }) = next {
+                for point in after {
+                    point.timeline.wait(point.ticket);
+                }
+                op.run(&self.health);
+                self.timeline.advance(ticket);
+            }
+        }
+    }
+}
+
+/// How a stream relates to the legacy default stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamKind {
+    /// The legacy default stream itself.
+    Legacy,
+    /// Synchronises with it.
+    Blocking,
+    /// `CU_STREAM_NON_BLOCKING`.
+    NonBlocking,
+}
+
+/// A stream.
+#[derive(Debug)]
+pub struct Stream {
+    /// Its handle.
+    pub handle: u64,
+    /// Handle of its context.
+    pub context: u64,
+    /// Relation to the legacy default stream.
+    pub kind: StreamKind,
+    /// Priority, clamped to the range of the device.
+    pub priority: i32,
+    queue: Arc<Queue>,
+}
+
+impl Stream {
+    /// A stream without work.
+    #[must_use]
+    pub fn new(
+        (handle, context): (u64, u64),
+        kind: StreamKind,
+        priority: i32,
+        health: Arc<Health>,
+    ) -> Self {
+        Self {
+            handle,
+            context,
+            kind,
+            priority,
+            queue: Arc::new(Queue {
+                state: Mutex::default(),
+                more: Condvar::new(),
+                timeline: Arc::default(),
+                health,
+            }),
+        }
+    }
+
+    /// Queues an operation behind `after`, and returns the point where it is done. The caller
+    /// holds the context's order lock, so that `after` is complete.
+    ///
+    /// # Errors
+    ///
+    /// `OPERATING_SYSTEM` if no thread can be started.
+    pub(super) fn push(&self, op: Op, mut after: Vec<After>) -> Result<After> {
+        after.retain(|point| !point.timeline.reached(point.ticket));
+        let mut state = self.queue.state.lock();
+        state.issued += 1;
+        let ticket = state.issued;
+        let timeline = Arc::clone(&self.queue.timeline);
+        let idle = timeline.reached(ticket - 1) && after.is_empty();
+        if idle && op.may_run_inline() {
+            op.run(&self.queue.health);
+            timeline.advance(ticket);
+            return Ok(After { timeline, ticket });
+        }
+        state.ops.push_back(Queued { ticket, after, op });
+        if state.has_thread {
+            self.queue.more.notify_one();
+        } else {
+            let queue = Arc::clone(&self.queue);
+            let spawned = std::thread::Builder::new()
+                .name("softgpu-stream".to_owned())
+                .spawn(move || queue.run());
+            if spawned.is_err() {
+                state.ops.pop_back();
+                state.issued -= 1;
+                return Err(Status::OPERATING_SYSTEM);
+            }
+            state.has_thread = true;
+        }
+        Ok(After { timeline, ticket })
+    }
+
+    /// The point where everything queued so far is done.
+    #[must_use]
+    pub fn end(&self) -> After {
+        After {
+            timeline: Arc::clone(&self.queue.timeline),
+            ticket: self.queue.state.lock().issued,
+        }
+    }
+}
+
+impl After {
+    /// Waits until the point is reached.
+    pub fn wait(&self) {
+        self.timeline.wait(self.ticket);
+    }
+
+    /// Whether the point is reached.
+    #[must_use]
+    pub fn is_reached(&self) -> bool {
+        self.timeline.reached(self.ticket)
+    }
+}

@@ -1,0 +1,236 @@
+//! Copies and fills: from checked guest ranges and trusted host ranges to work on a stream.
+//!
+//! # Safety
+//!
+//! Addresses outside the guest window are host memory of the caller, who vouches for them at the
+//! `unsafe` entry ([`Rect::submit`]); for asynchronous operations until the work is done, as with
+//! a real driver. Pageable host memory is read at the call and written before it returns.
+
+#![expect(unsafe_code, reason = "host memory is taken on the caller's word")]
+
+use super::context::Context;
+use super::status::{Result, Status};
+use super::stream::{Op, Stream};
+use crate::mem::{AddressSpace, Span};
+
+/// What an address is said to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// Host memory, pinned or not.
+    Host,
+    /// Memory known to the driver.
+    Device,
+    /// Either; the address decides.
+    Unified,
+}
+
+/// One end of a copy: rows of `width` bytes at `pitch`, in slices of `rows` rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Side {
+    /// What kind of memory.
+    pub memory: Memory,
+    /// Address of the first byte.
+    pub address: u64,
+    /// Distance of rows in bytes.
+    pub pitch: u64,
+    /// Distance of slices in rows.
+    pub rows: u64,
+}
+
+impl Side {
+    /// A plain run of bytes.
+    #[must_use]
+    pub fn linear(memory: Memory, address: u64) -> Self {
+        Self {
+            memory,
+            address,
+            pitch: 0,
+            rows: 0,
+        }
+    }
+
+    fn offset(&self, row: u64, slice: u64) -> u64 {
+        (slice * self.rows + row) * self.pitch
+    }
+}
+
+/// A box of bytes to copy.
+#[derive(Debug, Clone, Copy)]
+pub struct Rect {
+    /// Destination.
+    pub dst: Side,
+    /// Source.
+    pub src: Side,
+    /// Bytes per row.
+    pub width: u64,
+    /// Rows per slice.
+    pub height: u64,
+    /// Slices.
+    pub depth: u64,
+}
+
+/// Whether a call returns before its work is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// The call returns when the work is done.
+    Sync,
+    /// The call queues the work.
+    Async,
+}
+
+/// How a resolved side may be touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Residence {
+    Guest,
+    Pageable,
+}
+
+impl Rect {
+    /// A plain copy.
+    #[must_use]
+    pub fn linear(dst: Side, src: Side, bytes: u64) -> Self {
+        Self {
+            dst,
+            src,
+            width: bytes,
+            height: 1,
+            depth: 1,
+        }
+    }
+
+    /// Bytes from the first to the last one touched on a side; `None` on overflow or overlap.
+    fn extent(&self, side: &Side) -> Option<u64> {
+        let overlapping_rows = self.height > 1 && side.pitch < self.width;
+        let overlapping_slices = self.depth > 1 && side.rows < self.height;
+        if overlapping_rows || overlapping_slices {
+            return None;
+        }
+        let slices = (self.depth - 1).checked_mul(side.rows)?;
+        let rows = slices.checked_add(self.height - 1)?;
+        rows.checked_mul(side.pitch)?.checked_add(self.width)
+    }
+
+    /// # Safety
+    ///
+    /// As [`Self::submit`].
+    unsafe fn resolve(&self, side: &Side) -> Result<(Span, Residence)> {
+        let space = AddressSpace::global();
+        let bytes = self.extent(side).ok_or(Status::INVALID_VALUE)?;
+        if let Some(span) = space.span(side.address, bytes) {
+            return Ok((span, Residence::Guest));
+        }
+        let end = side.address.checked_add(bytes);
+        let last = end.ok_or(Status::INVALID_VALUE)? - 1;
+        let guest = space.in_window(side.address) || space.in_window(last);
+        if guest || side.memory == Memory::Device || side.address == 0 {
+            return Err(Status::INVALID_VALUE);
+        }
+        // SAFETY: host memory that the caller vouches for.
+        let span = unsafe { Span::host(side.address, bytes) };
+        Ok((span, Residence::Pageable))
+    }
+
+    /// Queues the copy on a stream; in synchronous mode, or where the destination is pageable
+    /// host memory, waits for it.
+    ///
+    /// # Safety
+    ///
+    /// Host addresses must be valid for the bytes touched: pageable source memory during the
+    /// call, pinned memory until the work is done.
+    ///
+    /// # Errors
+    ///
+    /// `INVALID_VALUE` for a guest range that is not allocated or rows that overlap; the sticky
+    /// fault of the context.
+    pub unsafe fn submit(self, context: &Context, stream: &Stream, mode: Mode) -> Result<()> {
+        if self.width == 0 || self.height == 0 || self.depth == 0 {
+            return context.health.check();
+        }
+        // SAFETY: the caller's promise.
+        let (dst, dst_at) = unsafe { self.resolve(&self.dst) }?;
+        // SAFETY: the caller's promise.
+        let (src, src_at) = unsafe { self.resolve(&self.src) }?;
+        let waits = mode == Mode::Sync || dst_at == Residence::Pageable;
+        let work: Box<dyn FnOnce() + Send> = if src_at == Residence::Pageable && !waits {
+            let staged = src.read();
+            Box::new(move || {
+                // SAFETY: the vector lives until the copy is done.
+                let src = unsafe { Span::host(address_of(&staged), staged.len() as u64) };
+                self.copy(&dst, &src);
+            })
+        } else {
+            Box::new(move || self.copy(&dst, &src))
+        };
+        submit(context, stream, work, if waits { Mode::Sync } else { mode })
+    }
+
+    fn copy(&self, dst: &Span, src: &Span) {
+        for slice in 0..self.depth {
+            for row in 0..self.height {
+                let to = dst.part(self.dst.offset(row, slice), self.width);
+                let from = src.part(self.src.offset(row, slice), self.width);
+                to.copy_from(&from);
+            }
+        }
+    }
+}
+
+/// A fill: rows of `width` bytes with a repeated pattern.
+#[derive(Debug, Clone)]
+pub struct Fill {
+    /// First address.
+    pub address: u64,
+    /// Distance of rows.
+    pub pitch: u64,
+    /// 1, 2 or 4 bytes.
+    pub pattern: Vec<u8>,
+    /// Bytes per row.
+    pub width: u64,
+    /// Rows.
+    pub height: u64,
+}
+
+impl Fill {
+    /// Queues the fill; in synchronous mode waits for it.
+    ///
+    /// # Errors
+    ///
+    /// `INVALID_VALUE` for misaligned or unallocated ranges; the sticky fault of the context.
+    pub fn submit(self, context: &Context, stream: &Stream, mode: Mode) -> Result<()> {
+        let unit = self.pattern.len() as u64;
+        if self.width == 0 || self.height == 0 {
+            return context.health.check();
+        }
+        let aligned = self.address.is_multiple_of(unit)
+            && (self.height == 1 || self.pitch.is_multiple_of(unit) && self.pitch >= self.width);
+        let bytes = (self.height - 1)
+            .checked_mul(self.pitch)
+            .and_then(|rows| rows.checked_add(self.width));
+        let span = bytes.and_then(|b| AddressSpace::global().span(self.address, b));
+        let span = span.filter(|_| aligned).ok_or(Status::INVALID_VALUE)?;
+        let work = Box::new(move || {
+            for row in 0..self.height {
+                span.part(row * self.pitch, self.width).fill(&self.pattern);
+            }
+        });
+        submit(context, stream, work, mode)
+    }
+}
+
+fn submit(
+    context: &Context,
+    stream: &Stream,
+    work: Box<dyn FnOnce() + Send>,
+    mode: Mode,
+) -> Result<()> {
+    let done = context.enqueue(stream, Op::Quick(work))?;
+    if mode == Mode::Sync {
+        done.wait();
+        return context.health.check();
+    }
+    Ok(())
+}
+
+fn address_of(bytes: &[u8]) -> u64 {
+    bytes.as_ptr().expose_provenance() as u64
+}

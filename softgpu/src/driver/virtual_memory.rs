@@ -1,0 +1,142 @@
+//! Handles of physical memory, over [`crate::mem`].
+
+use std::os::fd::{IntoRawFd, RawFd};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::machine::driver;
+use super::status::{Result, Status};
+use crate::mem::{AddressSpace, Location, Physical};
+
+/// `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR`.
+pub const HANDLE_POSIX_FD: u32 = 1;
+
+/// A handle of physical memory; several may name the same memory.
+#[derive(Debug)]
+pub struct PhysicalHandle {
+    /// The memory.
+    pub physical: Arc<Physical>,
+    /// What the creator asked for.
+    pub request: Request,
+    references: Mutex<u32>,
+}
+
+/// What was asked for at creation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// Shareable handle types.
+    pub handle_types: u32,
+    /// `gpuDirectRDMACapable`.
+    pub rdma: u8,
+}
+
+fn register(physical: Arc<Physical>, request: Request) -> u64 {
+    let handle = driver().physicals.reserve();
+    let object = PhysicalHandle {
+        physical,
+        request,
+        references: Mutex::new(1),
+    };
+    driver().physicals.insert(handle, Arc::new(object));
+    handle
+}
+
+/// Creates physical memory and returns its handle.
+///
+/// # Errors
+///
+/// `INVALID_VALUE` for a size that is not granular, `NOT_SUPPORTED` for handle types other than a
+/// file descriptor, `OUT_OF_MEMORY`.
+pub fn create(location: Location, bytes: u64, request: Request) -> Result<u64> {
+    if request.handle_types & !HANDLE_POSIX_FD != 0 {
+        return Err(Status::NOT_SUPPORTED);
+    }
+    let physical = AddressSpace::global().create_physical(location, bytes)?;
+    Ok(register(physical, request))
+}
+
+/// A handle's memory.
+///
+/// # Errors
+///
+/// `INVALID_VALUE` if there is no such handle.
+pub fn get(handle: u64) -> Result<Arc<PhysicalHandle>> {
+    driver().physicals.get(handle).ok_or(Status::INVALID_VALUE)
+}
+
+/// Gives one reference to a handle back.
+///
+/// # Errors
+///
+/// `INVALID_VALUE` if there is no such handle.
+pub fn release(handle: u64) -> Result<()> {
+    let object = get(handle)?;
+    let mut references = object.references.lock();
+    *references = references.saturating_sub(1);
+    if *references == 0 {
+        driver().physicals.remove(handle);
+    }
+    Ok(())
+}
+
+/// The handle of the memory mapped at an address, with one more reference.
+///
+/// # Errors
+///
+/// `INVALID_VALUE` if nothing is mapped there.
+pub fn retain(address: u64) -> Result<u64> {
+    let physical = AddressSpace::global().physical_at(address);
+    let physical = physical.ok_or(Status::INVALID_VALUE)?;
+    let same = |o: &PhysicalHandle| Arc::ptr_eq(&o.physical, &physical);
+    if let Some((handle, object)) = driver().physicals.find(same) {
+        let mut references = object.references.lock();
+        if *references > 0 {
+            *references += 1;
+            return Ok(handle);
+        }
+    }
+    let request = Request {
+        handle_types: HANDLE_POSIX_FD,
+        rdma: 0,
+    };
+    Ok(register(physical, request))
+}
+
+/// Exports a handle as a file descriptor that the caller owns.
+///
+/// # Errors
+///
+/// `INVALID_VALUE` for an unknown handle or one not created for export, `NOT_SUPPORTED` for other
+/// handle types.
+pub fn export(handle: u64, handle_type: u32) -> Result<RawFd> {
+    if handle_type != HANDLE_POSIX_FD {
+        return Err(Status::NOT_SUPPORTED);
+    }
+    let object = get(handle)?;
+    if object.request.handle_types & HANDLE_POSIX_FD == 0 {
+        return Err(Status::INVALID_VALUE);
+    }
+    Ok(object.physical.export()?.into_raw_fd())
+}
+
+/// Imports a file descriptor; it stays the caller's.
+///
+/// # Errors
+///
+/// `INVALID_VALUE` if it is not one of physical memory, `NOT_SUPPORTED` for other handle types.
+pub fn import(fd: RawFd, handle_type: u32) -> Result<u64> {
+    if handle_type != HANDLE_POSIX_FD {
+        return Err(Status::NOT_SUPPORTED);
+    }
+    let physical = AddressSpace::global().import_physical(fd)?;
+    if let Location::Device(device) = physical.location() {
+        let ordinal = i32::try_from(device).map_err(|_| Status::INVALID_VALUE)?;
+        driver().device(ordinal)?;
+    }
+    let request = Request {
+        handle_types: HANDLE_POSIX_FD,
+        rdma: 0,
+    };
+    Ok(register(physical, request))
+}
