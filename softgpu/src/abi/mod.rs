@@ -1,1 +1,45 @@
-//! abi
+//! The C symbols: every public function of CUDA 13.0's `cuda.h` and `cudaProfiler.h`.
+//!
+//! Functions only convert arguments and call [`crate::driver`]. What softgpu lacks answers 801
+//! (`CUDA_ERROR_NOT_SUPPORTED`); those names stand in one list (`unsupported.rs`). Enumerations
+//! are plain 32-bit integers, handles 64-bit numbers, `size_t` is `u64` (hosts are 64-bit).
+//! Pointers arrive as [`pointers::In`] and [`pointers::Out`], which answer null with
+//! `INVALID_VALUE`. No panic crosses the boundary: it becomes 999 (`CUDA_ERROR_UNKNOWN`).
+//!
+//! `_ptsz` and `_ptds` names take the per-thread default stream for a null stream handle.
+//!
+//! # Beyond CUDA
+//!
+//! For tools, the library also exports (declarations in C):
+//!
+//! ```c
+//! // Text of the last guest fault, refused module or rejected launch; "" if none. Writes at most
+//! // n bytes, NUL included, and returns the length of the whole text without the NUL.
+//! size_t softgpuLastFault(char* buffer, size_t n);
+//! // One line per kernel that finished since the start or the last reset:
+//! // name TAB launches=N TAB counter=value TAB … NEWLINE. Returns as above.
+//! size_t softgpuLaunchLog(char* buffer, size_t n);
+//! void softgpuLaunchLogReset(void);
+//! ```
+
+#[macro_use]
+mod entry;
+
+mod code;
+mod context;
+mod copy;
+mod device;
+mod event;
+mod function;
+mod launch;
+mod memory;
+mod pointers;
+mod pool;
+mod proc_address;
+mod stream;
+mod stream_value;
+mod tensor_map;
+mod tools;
+mod types;
+mod unsupported;
+mod virtual_memory;

@@ -1,0 +1,263 @@
+//! Modules, libraries and the linker.
+
+#![expect(unsafe_code, reason = "exported C functions; images are bare pointers")]
+
+use std::ffi::c_char;
+use std::sync::Arc;
+
+use super::pointers::{In, Out};
+use crate::driver::context::healthy;
+use crate::driver::image::Image;
+use crate::driver::library::{KernelRef, Library};
+use crate::driver::link::Link;
+use crate::driver::machine::driver;
+use crate::driver::module::{LoadError, Module};
+use crate::driver::report;
+use crate::driver::status::{Result, Status};
+
+/// `CUjit_option` with its values; only the log buffers mean something to softgpu.
+#[derive(Clone, Copy)]
+struct Options {
+    count: u32,
+    keys: In<u32>,
+    values: In<u64>,
+}
+
+impl Options {
+    const ERROR_LOG: u32 = 5;
+    const ERROR_LOG_SIZE: u32 = 6;
+    const INFO_LOG_SIZE: u32 = 4;
+
+    fn find(self, key: u32) -> Result<Option<(usize, u64)>> {
+        for i in 0..self.count as usize {
+            if self.keys.get_at(i)? == key {
+                return Ok(Some((i, self.values.get_at(i)?)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Writes the log where the client wants it, and its size back into the option.
+    fn give_log(self, log: &str) -> Result<()> {
+        let size = self.find(Self::ERROR_LOG_SIZE)?;
+        if let (Some((_, buffer)), Some((_, size))) = (self.find(Self::ERROR_LOG)?, size) {
+            let size = usize::try_from(size & u64::from(u32::MAX)).unwrap_or(0);
+            Out::<u8>::at(buffer).set_text(log.as_bytes(), size);
+        }
+        for (key, length) in [(Self::ERROR_LOG_SIZE, log.len()), (Self::INFO_LOG_SIZE, 0)] {
+            if let Some((i, size)) = self.find(key)? {
+                let at = self.values.address() + 8 * i as u64;
+                Out::<u64>::at(at).set(size.min(length as u64))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn report<T>(self, loaded: std::result::Result<T, LoadError>) -> Result<T> {
+        match loaded {
+            Ok(value) => {
+                self.give_log("")?;
+                Ok(value)
+            }
+            Err(error) => {
+                self.give_log(&error.log)?;
+                Err(error.status)
+            }
+        }
+    }
+}
+
+fn read_image(image: In<u8>) -> std::result::Result<Image, LoadError> {
+    // SAFETY: the C caller vouches for the image.
+    unsafe { Image::read(image.raw()) }.map_err(LoadError::from)
+}
+
+fn read_file(path: In<c_char>) -> Result<Image> {
+    let path = path.text()?;
+    let bytes = std::fs::read(&path).map_err(|error| {
+        report::complaint(&format!("{path}: {error}"));
+        Status::FILE_NOT_FOUND
+    })?;
+    Image::from_bytes(&bytes)
+}
+
+fn load_module(handle: Out<u64>, image: In<u8>, options: Options) -> Result<()> {
+    let context = healthy()?;
+    if handle.is_null() || image.is_null() {
+        return Err(Status::INVALID_VALUE);
+    }
+    let loaded = read_image(image).and_then(|image| Module::load(&context, &image.ptx));
+    handle.set(options.report(loaded)?.handle)
+}
+
+fn load_library(handle: Out<u64>, image: Result<Image>, options: Options) -> Result<()> {
+    if handle.is_null() {
+        return Err(Status::INVALID_VALUE);
+    }
+    let image = image.map_err(LoadError::from);
+    let loaded = image.and_then(|image| Library::load(image.ptx));
+    handle.set(options.report(loaded)?.handle)
+}
+
+fn none() -> Options {
+    Options {
+        count: 0,
+        keys: In::at(0),
+        values: In::at(0),
+    }
+}
+
+fn library_module(library: u64) -> Result<Arc<Module>> {
+    let loaded = Library::get(library)?.module(&*healthy()?);
+    loaded.map_err(|error| error.status)
+}
+
+fn link(handle: u64) -> Result<Arc<Link>> {
+    driver().links.get(handle).ok_or(Status::INVALID_HANDLE)
+}
+
+fn create_link(handle: Out<u64>) -> Result<()> {
+    healthy()?;
+    if handle.is_null() {
+        return Err(Status::INVALID_VALUE);
+    }
+    let new = driver().links.reserve();
+    driver().links.insert(new, Arc::default());
+    handle.set(new)
+}
+
+fn add_data(handle: u64, kind: u32, data: In<u8>, size: u64) -> Result<()> {
+    const PTX: u32 = 1;
+    const FATBIN: u32 = 2;
+    let link = link(handle)?;
+    if kind != PTX && kind != FATBIN {
+        report::complaint("only PTX can be linked: softgpu does not run machine code");
+        return Err(Status::NO_BINARY_FOR_GPU);
+    }
+    let size = usize::try_from(size).map_err(|_| Status::INVALID_VALUE)?;
+    link.add(&Image::from_bytes(&data.all(size)?)?)
+}
+
+fn give_count(out: Out<u32>, handles: &[(String, u64)]) -> Result<()> {
+    out.set(u32::try_from(handles.len()).map_err(|_| Status::UNKNOWN)?)
+}
+
+fn give_handles(out: Out<u64>, count: u32, handles: &[(String, u64)]) -> Result<()> {
+    out.set_all(handles.iter().map(|&(_, h)| h).take(count as usize))
+}
+
+fn give_range(address: Out<u64>, bytes: Out<u64>, range: (u64, u64)) -> Result<()> {
+    address.set_if(range.0);
+    bytes.set_if(range.1);
+    Ok(())
+}
+
+entries! { call:
+    fn cuModuleLoad(handle: Out<u64>, path: In<c_char>) {
+        let context = healthy()?;
+        let image = read_file(path)?;
+        handle.set(Module::load(&context, &image.ptx).map_err(|e| e.status)?.handle)
+    }
+    fn cuModuleLoadData(handle: Out<u64>, image: In<u8>) {
+        load_module(handle, image, none())
+    }
+    fn cuModuleLoadDataEx(handle: Out<u64>, image: In<u8>, count: u32, keys: In<u32>, values: In<u64>) {
+        load_module(handle, image, Options { count, keys, values })
+    }
+    fn cuModuleLoadFatBinary(handle: Out<u64>, image: In<u8>) {
+        load_module(handle, image, none())
+    }
+    fn cuModuleUnload(handle: u64) {
+        Module::get(handle)?.unload()
+    }
+    fn cuModuleGetLoadingMode(mode: Out<u32>) {
+        const EAGER: u32 = 1;
+        mode.set(EAGER)
+    }
+    fn cuModuleGetFunction(function: Out<u64>, module: u64, name: In<c_char>) {
+        function.set(Module::get(module)?.function(&name.text()?)?)
+    }
+    fn cuModuleGetFunctionCount(count: Out<u32>, module: u64) {
+        give_count(count, &Module::get(module)?.functions)
+    }
+    fn cuModuleEnumerateFunctions(functions: Out<u64>, count: u32, module: u64) {
+        give_handles(functions, count, &Module::get(module)?.functions)
+    }
+    fn cuModuleGetGlobal_v2(address: Out<u64>, bytes: Out<u64>, module: u64, name: In<c_char>) {
+        give_range(address, bytes, Module::get(module)?.global(&name.text()?)?)
+    }
+    fn cuLibraryLoadData(
+        handle: Out<u64>, image: In<u8>, keys: In<u32>, values: In<u64>, count: u32,
+        _library_keys: In<u32>, _library_values: In<u64>, _library_count: u32
+    ) {
+        let image = read_image(image).map_err(|error| error.status);
+        load_library(handle, image, Options { count, keys, values })
+    }
+    fn cuLibraryLoadFromFile(
+        handle: Out<u64>, path: In<c_char>, keys: In<u32>, values: In<u64>, count: u32,
+        _library_keys: In<u32>, _library_values: In<u64>, _library_count: u32
+    ) {
+        load_library(handle, read_file(path), Options { count, keys, values })
+    }
+    fn cuLibraryUnload(library: u64) {
+        Library::get(library)?.unload()
+    }
+    fn cuLibraryGetKernel(kernel: Out<u64>, library: u64, name: In<c_char>) {
+        kernel.set(Library::get(library)?.kernel(&name.text()?)?)
+    }
+    fn cuLibraryGetKernelCount(count: Out<u32>, library: u64) {
+        give_count(count, &Library::get(library)?.kernels)
+    }
+    fn cuLibraryEnumerateKernels(kernels: Out<u64>, count: u32, library: u64) {
+        give_handles(kernels, count, &Library::get(library)?.kernels)
+    }
+    fn cuLibraryGetModule(module: Out<u64>, library: u64) {
+        module.set(library_module(library)?.handle)
+    }
+    fn cuLibraryGetGlobal(address: Out<u64>, bytes: Out<u64>, library: u64, name: In<c_char>) {
+        give_range(address, bytes, library_module(library)?.global(&name.text()?)?)
+    }
+    fn cuKernelGetFunction(function: Out<u64>, kernel: u64) {
+        function.set(KernelRef::get(kernel)?.function(&*healthy()?)?.handle)
+    }
+    fn cuKernelGetLibrary(library: Out<u64>, kernel: u64) {
+        library.set(KernelRef::get(kernel)?.library)
+    }
+    fn cuKernelGetName(name: Out<*const c_char>, kernel: u64) {
+        name.set(KernelRef::get(kernel)?.name.as_ptr())
+    }
+    fn cuLinkCreate(_count: u32, _keys: In<u32>, _values: In<u64>, handle: Out<u64>) {
+        create_link(handle)
+    }
+    fn cuLinkCreate_v2(_count: u32, _keys: In<u32>, _values: In<u64>, handle: Out<u64>) {
+        create_link(handle)
+    }
+    fn cuLinkAddData(
+        handle: u64, kind: u32, data: In<u8>, size: u64, _name: In<c_char>,
+        _count: u32, _keys: In<u32>, _values: In<u64>
+    ) {
+        add_data(handle, kind, data, size)
+    }
+    fn cuLinkAddData_v2(
+        handle: u64, kind: u32, data: In<u8>, size: u64, _name: In<c_char>,
+        _count: u32, _keys: In<u32>, _values: In<u64>
+    ) {
+        add_data(handle, kind, data, size)
+    }
+    fn cuLinkAddFile(handle: u64, _kind: u32, path: In<c_char>, _count: u32, _keys: In<u32>, _values: In<u64>) {
+        link(handle)?.add(&read_file(path)?)
+    }
+    fn cuLinkAddFile_v2(handle: u64, _kind: u32, path: In<c_char>, _count: u32, _keys: In<u32>, _values: In<u64>) {
+        link(handle)?.add(&read_file(path)?)
+    }
+    fn cuLinkComplete(handle: u64, image: Out<*const c_char>, bytes: Out<u64>) {
+        let link = link(handle)?;
+        let text = link.complete()?;
+        bytes.set_if(text.to_bytes_with_nul().len() as u64);
+        image.set(text.as_ptr())
+    }
+    fn cuLinkDestroy(handle: u64) {
+        let gone = driver().links.remove(handle);
+        gone.map(drop).ok_or(Status::INVALID_HANDLE)
+    }
+}

@@ -1,0 +1,146 @@
+//! Launches: attributes and parameters.
+
+#![expect(unsafe_code, reason = "exported C functions")]
+
+use super::pointers::In;
+use super::types::{LaunchAttribute, LaunchConfig};
+use crate::driver::context::{DefaultStream, stream};
+use crate::driver::launch::Request;
+use crate::driver::library::function;
+use crate::driver::module::Function;
+use crate::driver::report;
+use crate::driver::status::{Result, Status};
+
+/// What launch attributes can ask for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Attributes {
+    pub(super) cluster: Option<[u32; 3]>,
+    cooperative: bool,
+}
+
+/// Reads the attributes of a launch. Those that only hint at scheduling or caching are accepted
+/// and change nothing; programmatic stream serialisation is too, since a kernel that starts after
+/// its predecessor has ended satisfies it. Attributes with effects that softgpu lacks are refused.
+pub(super) fn attributes(config: &LaunchConfig) -> Result<Attributes> {
+    let mut found = Attributes::default();
+    let list = In::<LaunchAttribute>::at(config.attributes);
+    for i in 0..config.attribute_count as usize {
+        let attribute = list.get_at(i)?;
+        let [x, y, z, ..] = attribute.words;
+        match attribute.id {
+            0 | 1 | 3 | 5 | 6 | 8..=11 | 14 | 16 => {}
+            2 => found.cooperative = x != 0,
+            4 => found.cluster = Some([x, y, z]),
+            id => {
+                report::complaint(&format!("unsupported: launch attribute {id}"));
+                return Err(Status::NOT_SUPPORTED);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Gathers the parameter buffer from one pointer per parameter, or from the `extra` list.
+fn parameters(function: &Function, pointers: In<u64>, extra: In<u64>) -> Result<Vec<u8>> {
+    let size = function.kernel.param_bytes() as usize;
+    let mut buffer = vec![0; size];
+    let params = &function.kernel.function().params;
+    if !extra.is_null() {
+        if !pointers.is_null() {
+            return Err(Status::INVALID_VALUE);
+        }
+        fill_from_extra(&mut buffer, extra)?;
+        return Ok(buffer);
+    }
+    for (i, param) in params.iter().enumerate() {
+        let bytes = In::<u8>::at(pointers.get_at(i)?).all(param.size as usize)?;
+        let at = param.offset as usize;
+        let slot = buffer.get_mut(at..at + bytes.len());
+        slot.ok_or(Status::INVALID_VALUE)?.copy_from_slice(&bytes);
+    }
+    Ok(buffer)
+}
+
+fn fill_from_extra(buffer: &mut [u8], extra: In<u64>) -> Result<()> {
+    const BUFFER_POINTER: u64 = 1;
+    const BUFFER_SIZE: u64 = 2;
+    let (mut data, mut size) = (In::<u8>::at(0), 0);
+    for i in 0..3 {
+        match extra.get_at(2 * i)? {
+            0 => break,
+            BUFFER_POINTER => data = In::at(extra.get_at(2 * i + 1)?),
+            BUFFER_SIZE => size = In::<u64>::at(extra.get_at(2 * i + 1)?).get()?,
+            _ => return Err(Status::INVALID_VALUE),
+        }
+    }
+    let size = usize::try_from(size).map_err(|_| Status::INVALID_VALUE)?;
+    if size < buffer.len() {
+        return Err(Status::INVALID_VALUE);
+    }
+    buffer.copy_from_slice(&data.all(buffer.len())?);
+    Ok(())
+}
+
+/// Function handle, stream handle, meaning of a null stream.
+type Target = (u64, u64, DefaultStream);
+
+fn launch(target: Target, request: Request, pointers: In<u64>, extra: In<u64>) -> Result<()> {
+    let (handle, on, default) = target;
+    let (context, stream) = stream(on, default)?;
+    let function = function(handle)?;
+    let params = parameters(&function, pointers, extra)?;
+    Request { params, ..request }.submit(&context, &stream, &function)
+}
+
+fn launch_ex(
+    config: In<LaunchConfig>,
+    (handle, default): (u64, DefaultStream),
+    pointers: In<u64>,
+    extra: In<u64>,
+) -> Result<()> {
+    let config = config.get()?;
+    let attributes = attributes(&config)?;
+    let request = Request {
+        grid: config.grid,
+        block: config.block,
+        cluster: attributes.cluster,
+        dynamic_shared: config.shared_bytes,
+        cooperative: attributes.cooperative,
+        params: Vec::new(),
+    };
+    launch((handle, config.stream, default), request, pointers, extra)
+}
+
+fn plain(grid: [u32; 3], block: [u32; 3], dynamic_shared: u32) -> Request {
+    Request {
+        grid,
+        block,
+        dynamic_shared,
+        ..Request::default()
+    }
+}
+
+entries! { call:
+    fn cuLaunchKernel | cuLaunchKernel_ptsz, default (
+        handle: u64, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32,
+        shared: u32, on: u64, pointers: In<u64>, extra: In<u64>
+    ) {
+        let request = plain([gx, gy, gz], [bx, by, bz], shared);
+        launch((handle, on, default), request, pointers, extra)
+    }
+    fn cuLaunchKernelEx | cuLaunchKernelEx_ptsz, default (
+        config: In<LaunchConfig>, handle: u64, pointers: In<u64>, extra: In<u64>
+    ) {
+        launch_ex(config, (handle, default), pointers, extra)
+    }
+    fn cuLaunchCooperativeKernel | cuLaunchCooperativeKernel_ptsz, default (
+        handle: u64, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32,
+        shared: u32, on: u64, pointers: In<u64>
+    ) {
+        let request = Request {
+            cooperative: true,
+            ..plain([gx, gy, gz], [bx, by, bz], shared)
+        };
+        launch((handle, on, default), request, pointers, In::at(0))
+    }
+}

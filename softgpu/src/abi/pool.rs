@@ -1,0 +1,118 @@
+//! Memory pools and stream-ordered allocation.
+
+#![expect(unsafe_code, reason = "exported C functions")]
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::pointers::{In, Out};
+use super::types::PoolProps;
+use crate::driver::context::{DefaultStream, stream};
+use crate::driver::machine::driver;
+use crate::driver::memory::{self, Pool};
+use crate::driver::status::{Result, Status};
+
+fn pool(handle: u64) -> Result<Arc<Pool>> {
+    driver().pools.get(handle).ok_or(Status::INVALID_VALUE)
+}
+
+/// Default pool and current pool of a device.
+fn of_device(device: i32) -> Result<&'static (u64, Mutex<u64>)> {
+    let device = driver().device(device)?;
+    let pools = driver().device_pools.get(device as usize);
+    pools.ok_or(Status::INVALID_DEVICE)
+}
+
+fn alloc(
+    pointer: Out<u64>,
+    bytes: u64,
+    from: Option<u64>,
+    (on, default): (u64, DefaultStream),
+) -> Result<()> {
+    let (context, _) = stream(on, default)?;
+    if pointer.is_null() {
+        return Err(Status::INVALID_VALUE);
+    }
+    let handle = match from {
+        Some(handle) => handle,
+        None => {
+            let device = i32::try_from(context.device).map_err(|_| Status::UNKNOWN)?;
+            *of_device(device)?.1.lock()
+        }
+    };
+    pointer.set(pool(handle)?.alloc(&context, bytes)?)
+}
+
+entries! { call:
+    fn cuDeviceGetDefaultMemPool(handle: Out<u64>, device: i32) {
+        handle.set(of_device(device)?.0)
+    }
+    fn cuDeviceGetMemPool(handle: Out<u64>, device: i32) {
+        let current = *of_device(device)?.1.lock();
+        handle.set(current)
+    }
+    fn cuDeviceSetMemPool(device: i32, handle: u64) {
+        let pools = of_device(device)?;
+        if i32::try_from(pool(handle)?.device) != Ok(device) {
+            return Err(Status::INVALID_VALUE);
+        }
+        *pools.1.lock() = handle;
+        Ok(())
+    }
+    fn cuMemPoolCreate(handle: Out<u64>, props: In<PoolProps>) {
+        const PINNED: u32 = 1;
+        const DEVICE: u32 = 1;
+        let props = props.get()?;
+        if handle.is_null() || props.kind != PINNED || props.location.kind == 0 {
+            return Err(Status::INVALID_VALUE);
+        }
+        if props.handle_types != 0 || props.location.kind != DEVICE {
+            return Err(Status::NOT_SUPPORTED);
+        }
+        let device = driver().device(props.location.id)?;
+        let new = driver().pools.reserve();
+        driver().pools.insert(new, Arc::new(Pool::new(new, device)));
+        handle.set(new)
+    }
+    fn cuMemPoolDestroy(handle: u64) {
+        pool(handle)?;
+        if driver().device_pools.iter().any(|(default, _)| *default == handle) {
+            return Err(Status::INVALID_VALUE);
+        }
+        for (default, current) in &driver().device_pools {
+            let mut current = current.lock();
+            if *current == handle {
+                *current = *default;
+            }
+        }
+        driver().pools.remove(handle);
+        Ok(())
+    }
+    fn cuMemPoolTrimTo(handle: u64, _keep: u64) {
+        pool(handle).map(drop)
+    }
+    fn cuMemPoolGetAttribute(handle: u64, attribute: u32, value: Out<u8>) {
+        match pool(handle)?.attribute(attribute)? {
+            (word, 4) => value.cast().set(u32::try_from(word).map_err(|_| Status::UNKNOWN)?),
+            (wide, _) => value.cast().set(wide),
+        }
+    }
+    fn cuMemPoolSetAttribute(handle: u64, attribute: u32, value: In<u8>) {
+        let given = match attribute {
+            1..=3 => u64::from(In::<u32>::at(value.address()).get()?),
+            _ => In::<u64>::at(value.address()).get()?,
+        };
+        pool(handle)?.set_attribute(attribute, given)
+    }
+    fn cuMemAllocAsync | cuMemAllocAsync_ptsz, default (pointer: Out<u64>, bytes: u64, on: u64) {
+        alloc(pointer, bytes, None, (on, default))
+    }
+    fn cuMemAllocFromPoolAsync | cuMemAllocFromPoolAsync_ptsz, default (pointer: Out<u64>, bytes: u64, handle: u64, on: u64) {
+        alloc(pointer, bytes, Some(handle), (on, default))
+    }
+    fn cuMemFreeAsync | cuMemFreeAsync_ptsz, default (pointer: u64, on: u64) {
+        let (context, stream) = stream(on, default)?;
+        memory::free_async(&context, &stream, pointer)
+    }
+}

@@ -1,0 +1,166 @@
+//! Streams and host functions.
+
+#![expect(
+    unsafe_code,
+    reason = "exported C functions; callbacks into the client"
+)]
+
+use std::ffi::c_void;
+
+use super::pointers::Out;
+use crate::driver::context::{self, DefaultStream, healthy};
+use crate::driver::event::Event;
+use crate::driver::status::{Result, Status};
+use crate::driver::stream::{Op, StreamKind};
+
+/// The numerically lowest priority.
+pub(super) const GREATEST_PRIORITY: i32 = -5;
+
+const NON_BLOCKING: u32 = 1;
+const CAPTURE_NONE: u32 = 0;
+
+/// `CUhostFn`.
+type HostFn = Option<unsafe extern "C" fn(data: *mut c_void)>;
+/// `CUstreamCallback`.
+type StreamCallback = Option<unsafe extern "C" fn(stream: u64, status: u32, data: *mut c_void)>;
+
+/// A client's pointer on its way to a callback.
+struct Data(*mut c_void);
+
+// SAFETY: the pointer is only passed through; the client expects it on another thread.
+unsafe impl Send for Data {}
+
+impl Data {
+    fn into_inner(self) -> *mut c_void {
+        self.0
+    }
+}
+
+fn create(handle: Out<u64>, flags: u32, priority: i32) -> Result<()> {
+    let context = healthy()?;
+    if handle.is_null() || flags & !NON_BLOCKING != 0 {
+        return Err(Status::INVALID_VALUE);
+    }
+    let kind = if flags == NON_BLOCKING {
+        StreamKind::NonBlocking
+    } else {
+        StreamKind::Blocking
+    };
+    let stream = context.create_stream(kind, priority.clamp(GREATEST_PRIORITY, 0));
+    handle.set(stream.handle)
+}
+
+fn destroy(handle: u64) -> Result<()> {
+    if handle <= 2 {
+        return Err(Status::INVALID_HANDLE);
+    }
+    let (context, stream) = context::stream(handle, DefaultStream::Legacy)?;
+    context.destroy_stream(&stream);
+    Ok(())
+}
+
+fn not_capturing(on: u64, default: DefaultStream, status: Out<u32>, id: Out<u64>) -> Result<()> {
+    context::stream(on, default)?;
+    id.set_if(0);
+    status.set(CAPTURE_NONE)
+}
+
+entries! { call:
+    fn cuStreamCreate(handle: Out<u64>, flags: u32) {
+        create(handle, flags, 0)
+    }
+    fn cuStreamCreateWithPriority(handle: Out<u64>, flags: u32, priority: i32) {
+        create(handle, flags, priority)
+    }
+    fn cuStreamDestroy(handle: u64) {
+        destroy(handle)
+    }
+    fn cuStreamDestroy_v2(handle: u64) {
+        destroy(handle)
+    }
+    fn cuStreamGetPriority | cuStreamGetPriority_ptsz, default (on: u64, priority: Out<i32>) {
+        priority.set(context::stream(on, default)?.1.priority)
+    }
+    fn cuStreamGetFlags | cuStreamGetFlags_ptsz, default (on: u64, flags: Out<u32>) {
+        let (_, stream) = context::stream(on, default)?;
+        flags.set(u32::from(stream.kind == StreamKind::NonBlocking))
+    }
+    fn cuStreamGetId | cuStreamGetId_ptsz, default (on: u64, id: Out<u64>) {
+        id.set(context::stream(on, default)?.1.handle)
+    }
+    fn cuStreamGetDevice | cuStreamGetDevice_ptsz, default (on: u64, device: Out<i32>) {
+        let (context, _) = context::stream(on, default)?;
+        device.set(i32::try_from(context.device).map_err(|_| Status::UNKNOWN)?)
+    }
+    fn cuStreamGetCtx | cuStreamGetCtx_ptsz, default (on: u64, handle: Out<u64>) {
+        handle.set(context::stream(on, default)?.0.handle)
+    }
+    fn cuStreamGetCtx_v2 | cuStreamGetCtx_v2_ptsz, default (on: u64, handle: Out<u64>, green: Out<u64>) {
+        green.set_if(0);
+        handle.set(context::stream(on, default)?.0.handle)
+    }
+    fn cuStreamSynchronize | cuStreamSynchronize_ptsz, default (on: u64) {
+        let (context, stream) = context::stream(on, default)?;
+        context.synchronize_stream(&stream)
+    }
+    fn cuStreamQuery | cuStreamQuery_ptsz, default (on: u64) {
+        let (context, stream) = context::stream(on, default)?;
+        context.query_stream(&stream)
+    }
+    fn cuStreamWaitEvent | cuStreamWaitEvent_ptsz, default (on: u64, event: u64, flags: u32) {
+        if flags & !1 != 0 {
+            return Err(Status::INVALID_VALUE);
+        }
+        let (context, stream) = context::stream(on, default)?;
+        Event::get(event)?.hold(&context, &stream)
+    }
+    fn cuStreamIsCapturing | cuStreamIsCapturing_ptsz, default (on: u64, status: Out<u32>) {
+        not_capturing(on, default, status, Out::at(0))
+    }
+    fn cuStreamGetCaptureInfo | cuStreamGetCaptureInfo_ptsz, default (on: u64, status: Out<u32>, id: Out<u64>) {
+        not_capturing(on, default, status, id)
+    }
+    fn cuStreamGetCaptureInfo_v2 | cuStreamGetCaptureInfo_v2_ptsz, default (
+        on: u64, status: Out<u32>, id: Out<u64>, graph: Out<u64>, nodes: Out<u64>, count: Out<u64>
+    ) {
+        graph.set_if(0);
+        nodes.set_if(0);
+        count.set_if(0);
+        not_capturing(on, default, status, id)
+    }
+    fn cuStreamGetCaptureInfo_v3 | cuStreamGetCaptureInfo_v3_ptsz, default (
+        on: u64, status: Out<u32>, id: Out<u64>, graph: Out<u64>, nodes: Out<u64>, edges: Out<u64>, count: Out<u64>
+    ) {
+        graph.set_if(0);
+        nodes.set_if(0);
+        edges.set_if(0);
+        count.set_if(0);
+        not_capturing(on, default, status, id)
+    }
+    fn cuThreadExchangeStreamCaptureMode(mode: Out<u32>) {
+        // Nothing is ever captured; the default mode (global) is what stays in force.
+        mode.set(0)
+    }
+    fn cuLaunchHostFunc | cuLaunchHostFunc_ptsz, default (on: u64, function: HostFn, data: *mut c_void) {
+        let (context, stream) = context::stream(on, default)?;
+        let function = function.ok_or(Status::INVALID_VALUE)?;
+        let data = Data(data);
+        let work = Box::new(move || {
+            // SAFETY: the client vouches for the function and its data.
+            unsafe { function(data.into_inner()) }
+        });
+        context.enqueue(&stream, Op::Work(work)).map(drop)
+    }
+    fn cuStreamAddCallback | cuStreamAddCallback_ptsz, default (
+        on: u64, function: StreamCallback, data: *mut c_void, flags: u32
+    ) {
+        let (context, stream) = context::stream(on, default)?;
+        let function = function.filter(|_| flags == 0).ok_or(Status::INVALID_VALUE)?;
+        let data = Data(data);
+        let work = Box::new(move || {
+            // SAFETY: the client vouches for the function and its data.
+            unsafe { function(on, Status::SUCCESS.0, data.into_inner()) }
+        });
+        context.enqueue(&stream, Op::Work(work)).map(drop)
+    }
+}
