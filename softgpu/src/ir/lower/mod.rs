@@ -23,6 +23,8 @@ mod operand;
 mod order;
 mod raw;
 mod simplify;
+#[cfg(test)]
+mod tests;
 
 use crate::error::PtxError;
 use crate::ir::{Class, Function, Special, Ty};

@@ -175,7 +175,7 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
             Role::Src(width) => self.source(operand, self.ty(width)),
             Role::WideSrc(width) => self.wide_source(operand, self.ty(width)),
             Role::WideDst(width) => self.wide_destination(operand, self.ty(width)),
-            Role::VecDst => self.vector(operand, Self::wide_destination),
+            Role::VecDst => self.vector(operand, Self::load_destination),
             Role::VecSrc => self.vector(operand, Self::wide_source),
             Role::Unpack => self.unpack(operand),
             Role::Pack => self.pack(operand),
@@ -343,6 +343,24 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
         }
         let last = self.conversion(to, integer_type(from), reg, value);
         self.after.push(last);
+        Ok(())
+    }
+
+    /// A destination of a load. Loads extend signed values to 32 bits, so 16-bit registers, which
+    /// are zero above their width, are written through a temporary.
+    fn load_destination(&mut self, operand: &Operand, ty: Ty) -> Result<(), PtxError> {
+        self.wide_destination(operand, ty)?;
+        let Some(reg) = self.dst.pop() else {
+            return Ok(());
+        };
+        if ty != Ty::S16 || self.builder.registers[reg.slot as usize].bytes != 2 {
+            self.dst.push(reg);
+            return Ok(());
+        }
+        let temporary = self.temporary(Ty::S32);
+        self.dst.push(temporary);
+        let convert = self.conversion(Ty::U16, Ty::U16, reg, temporary);
+        self.after.push(convert);
         Ok(())
     }
 

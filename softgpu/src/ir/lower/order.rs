@@ -6,17 +6,19 @@
 //! it the same holds without the header, and otherwise blocks follow their predecessors. Where
 //! several edges lead back to a header, or one from within an inner loop, they are joined in a
 //! *latch*, an empty block at the end of the loop, so that the lanes that go round wait there for
-//! the others. Irreducible loops take the first of their entries as header. Blocks that cannot be
-//! reached are dropped.
+//! the others. A polling loop that shares its header with the loop around it gets one of its own.
+//! Irreducible loops take the first of their entries as header. Blocks that cannot be reached are
+//! dropped.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use smallvec::{SmallVec, smallvec};
 
-use crate::ir::{Block, BlockId, Guard, Instr, Op};
+use crate::ir::{Block, BlockId, Guard, Instr, MbarOp, Op, Order};
 
 use super::raw::{Raw, Term};
+use super::simplify::is_pure;
 
 type Targets = SmallVec<[u32; 2]>;
 
@@ -88,6 +90,23 @@ fn thread_jumps(raw: &mut [Raw]) {
             retarget(term, |target| forward[target as usize]);
         }
     }
+}
+
+/// A polling loop has at most this many blocks.
+const POLL_BLOCKS: usize = 4;
+
+/// Whether an instruction looks at something that others change.
+fn is_poll(op: &Op) -> bool {
+    match op {
+        Op::Mbarrier(MbarOp::Wait { .. }, ..) | Op::Atom(..) | Op::Nanosleep => true,
+        Op::Ld(access) => access.order != Order::Weak,
+        _ => false,
+    }
+}
+
+/// Whether an instruction may stand in a polling loop: it changes nothing outside the thread.
+fn is_harmless(op: &Op) -> bool {
+    is_pure(op) || matches!(op, Op::Ld(_) | Op::Special(_) | Op::Fence(_))
 }
 
 enum Work {
@@ -239,6 +258,12 @@ impl Sorter {
         let Some(&header) = header.or_else(|| members.iter().min_by_key(key)) else {
             return;
         };
+        if let Some(outer) = self.separate(header) {
+            let mut members = members;
+            members.push(outer);
+            self.component(members, out);
+            return;
+        }
         let mut rest: Vec<u32> = members.into_iter().filter(|&b| b != header).collect();
         if let Some(latch) = self.latch(header) {
             rest.push(latch);
@@ -249,8 +274,8 @@ impl Sorter {
         }
     }
 
-    /// Joins the edges back to a header in a new block, if that is needed.
-    fn latch(&mut self, header: u32) -> Option<u32> {
+    /// The blocks of the loop that lead back to its header.
+    fn back_edges(&self, header: u32) -> Vec<u32> {
         let current = self.set[header as usize];
         let mut sources: Vec<u32> = self.predecessors[header as usize]
             .iter()
@@ -259,6 +284,84 @@ impl Sorter {
             .collect();
         sources.sort_unstable();
         sources.dedup();
+        sources
+    }
+
+    /// Gives a polling loop that shares its header with the loop around it a header of its own, and
+    /// returns the new header of the outer loop. Otherwise lanes that poll would meet the others
+    /// only after those had run the rest of the outer loop without them.
+    fn separate(&mut self, header: u32) -> Option<u32> {
+        let sources = self.back_edges(header);
+        let polling: Vec<u32> = sources
+            .iter()
+            .copied()
+            .filter(|&source| self.polls(source, header))
+            .collect();
+        if polling.is_empty() || polling.len() == sources.len() {
+            return None;
+        }
+        let outer = id(self.raw.len());
+        self.raw.push(Raw {
+            instrs: Vec::new(),
+            term: Some(Term::Jump(header)),
+        });
+        let moved: Vec<u32> = self.predecessors[header as usize]
+            .iter()
+            .copied()
+            .filter(|p| !polling.contains(p))
+            .collect();
+        self.redirect(&moved, header, outer);
+        self.predecessors[header as usize] = polling;
+        self.predecessors[header as usize].push(outer);
+        self.predecessors.push(moved);
+        self.successors.push(smallvec![header]);
+        self.set.push(self.set[header as usize]);
+        self.key.push(self.key[header as usize]);
+        Some(outer)
+    }
+
+    /// Whether the way from the header to `source` and back is short and does nothing but wait.
+    fn polls(&self, source: u32, header: u32) -> bool {
+        let mut blocks = vec![source];
+        let mut next = 0;
+        while let Some(&block) = blocks.get(next) {
+            next += 1;
+            if block == header {
+                continue;
+            }
+            for &p in &self.predecessors[block as usize] {
+                if self.set[p as usize] == self.set[header as usize] && !blocks.contains(&p) {
+                    blocks.push(p);
+                }
+            }
+            if blocks.len() > POLL_BLOCKS {
+                return false;
+            }
+        }
+        let ops = || {
+            blocks
+                .iter()
+                .flat_map(|&block| self.raw[block as usize].instrs.iter().map(|i| &i.op))
+        };
+        ops().any(is_poll) && ops().all(|op| is_poll(op) || is_harmless(op))
+    }
+
+    fn redirect(&mut self, sources: &[u32], from: u32, to: u32) {
+        let redirect = |target| if target == from { to } else { target };
+        for &source in sources {
+            if let Some(term) = &mut self.raw[source as usize].term {
+                retarget(term, redirect);
+            }
+            for successor in &mut self.successors[source as usize] {
+                *successor = redirect(*successor);
+            }
+        }
+    }
+
+    /// Joins the edges back to a header in a new block, if that is needed.
+    fn latch(&mut self, header: u32) -> Option<u32> {
+        let current = self.set[header as usize];
+        let sources = self.back_edges(header);
         let goes_on = |&source: &u32| self.inside(source).any(|s| s != header);
         if sources.len() == 1 && !sources.iter().any(goes_on) {
             return None;
@@ -268,15 +371,7 @@ impl Sorter {
             instrs: Vec::new(),
             term: Some(Term::Jump(header)),
         });
-        let redirect = |target| if target == header { latch } else { target };
-        for &source in &sources {
-            if let Some(term) = &mut self.raw[source as usize].term {
-                retarget(term, redirect);
-            }
-            for successor in &mut self.successors[source as usize] {
-                *successor = redirect(*successor);
-            }
-        }
+        self.redirect(&sources, header, latch);
         self.predecessors[header as usize].retain(|p| !sources.contains(p));
         self.predecessors[header as usize].push(latch);
         self.predecessors.push(sources);

@@ -73,7 +73,7 @@ fn takes_constants(op: &Op) -> bool {
 }
 
 /// Whether an instruction does nothing but write its destinations.
-fn is_pure(op: &Op) -> bool {
+pub(super) fn is_pure(op: &Op) -> bool {
     match op {
         Op::Special(special) => !is_volatile(*special),
         // The carry flag is a result as well.
