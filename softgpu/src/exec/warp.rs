@@ -130,6 +130,11 @@ impl Warp {
         let end = st.work + u64::from(slice);
         loop {
             let Some((at, limit)) = self.splits.select() else {
+                // What this warp did may have ended its own wait: the last arrival at a barrier.
+                self.look_at_waits(env, st);
+                if self.splits.select().is_some() {
+                    continue;
+                }
                 return Ok(self.stop(st));
             };
             if let Some(stop) = self.run_split(env, st, (at, limit, end))? {
