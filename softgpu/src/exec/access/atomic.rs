@@ -18,7 +18,7 @@ use super::transfer::{Mode, addresses, values};
 use super::{MemCtx, Span, window};
 use crate::exec::inst::{Inst, LaneFault};
 use crate::exec::lanes::float::scalar;
-use crate::exec::lanes::isa::MemBody;
+use crate::exec::lanes::isa::{Host, MemBody};
 use crate::exec::lanes::round::FTZ;
 use crate::exec::lanes::value::{Bf16, F16, Raw, Value};
 use crate::exec::regs::{RegFile, Slot};
@@ -267,7 +267,7 @@ pub(crate) struct Atom<T, const V: usize>(PhantomData<T>);
 
 impl<T: Atomic, const V: usize> MemBody for Atom<T, V> {
     #[inline(always)]
-    unsafe fn run(
+    unsafe fn run<I: Host>(
         regs: &mut RegFile,
         mask: u32,
         inst: &Inst,
@@ -275,15 +275,16 @@ impl<T: Atomic, const V: usize> MemBody for Atom<T, V> {
     ) -> Result<(), LaneFault> {
         let mode = Mode(inst.c.0);
         let op = op_of(mode);
-        // SAFETY: the caller's promise.
-        let addresses = unsafe { addresses(regs, inst, mode) };
         let bytes = T::BYTES * V as u64;
         let span = Span {
             bytes,
             align: bytes,
             access: mem::Access::Write,
         };
-        let hosts = ctx.resolve(mode.space(), &addresses, mask, span)?;
+        // SAFETY: the caller's promise.
+        let located = unsafe { I::locate(regs, mask, inst, ctx, span) }?;
+        // SAFETY: the caller's promise.
+        let addresses = unsafe { addresses(regs, inst, mode) };
         let (targets, operands) = inst.list.as_deref().unwrap_or_default().split_at(V);
         // SAFETY: the caller's promise.
         let b = unsafe { values::<T::Raw, V>(regs, operands) };
@@ -301,7 +302,7 @@ impl<T: Atomic, const V: usize> MemBody for Atom<T, V> {
                     c: c[lane],
                     ftz: is_global(mode, addresses[lane]),
                 };
-                let host = hosts[lane] + k as u64 * T::BYTES;
+                let host = located.hosts[lane] + k as u64 * T::BYTES;
                 // SAFETY: resolved for this lane, and aligned.
                 out[k][lane] = unsafe { T::rmw(host, rmw) };
             }

@@ -21,6 +21,8 @@ pub(crate) mod atomic;
 pub(crate) mod element;
 pub(crate) mod query;
 mod resolve;
+#[cfg(test)]
+mod tests;
 pub(crate) mod transfer;
 
 pub use resolve::{LocalMemory, MemCtx, Resolved, SharedMemory, Span, window};

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 
 use super::{MemCtx, shared_rank, window};
 use crate::exec::inst::{Inst, LaneFault};
-use crate::exec::lanes::isa::MemBody;
+use crate::exec::lanes::isa::{Host, MemBody};
 use crate::exec::lanes::value::{Raw, Value};
 use crate::exec::regs::RegFile;
 use crate::ir::Space;
@@ -30,7 +30,7 @@ macro_rules! places {
         }
         impl MemBody for $name {
             #[inline(always)]
-            unsafe fn run(
+            unsafe fn run<I: Host>(
                 regs: &mut RegFile,
                 mask: u32,
                 inst: &Inst,
@@ -90,7 +90,7 @@ impl Address for u64 {
 
 impl<T: Address> MemBody for Rank<T> {
     #[inline(always)]
-    unsafe fn run(
+    unsafe fn run<I: Host>(
         regs: &mut RegFile,
         mask: u32,
         inst: &Inst,

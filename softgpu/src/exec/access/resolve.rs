@@ -132,7 +132,7 @@ impl MemCtx<'_> {
     ///
     /// # Errors
     /// The first lane whose address is misaligned, not mapped or out of bounds.
-    #[inline]
+    #[inline(always)]
     pub fn resolve(
         &self,
         space: Space,

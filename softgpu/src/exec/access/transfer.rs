@@ -14,7 +14,7 @@ use std::marker::PhantomData;
 use super::element::{Element, Held};
 use super::{MemCtx, Resolved, Span};
 use crate::exec::inst::{Inst, LaneFault};
-use crate::exec::lanes::isa::MemBody;
+use crate::exec::lanes::isa::{Host, MemBody};
 use crate::exec::lanes::value::Raw;
 use crate::exec::regs::{FULL, RegFile, Slot};
 use crate::ir::Space;
@@ -91,29 +91,60 @@ pub(crate) unsafe fn addresses(regs: &mut RegFile, inst: &Inst, mode: Mode) -> [
 }
 
 /// How the host addresses of the active lanes lie.
-enum Pattern {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pattern {
     /// All lanes are active and each follows the one before.
-    Contiguous(u64),
-    /// All active lanes have this address.
-    Uniform(u64),
+    Contiguous,
+    /// All active lanes have one address.
+    Uniform,
     /// Anything else.
     Scattered,
 }
 
+/// Where the lanes of an access are in host memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Located {
+    /// Host addresses of the active lanes.
+    pub(crate) hosts: Resolved,
+    /// The address of the first active lane.
+    pub(crate) first: u64,
+    /// How they lie.
+    pub(crate) pattern: Pattern,
+}
+
+/// Resolves the addresses of an instruction.
+///
+/// # Safety
+/// The operand lies in the file.
 #[inline(always)]
-fn pattern(hosts: &Resolved, mask: u32, stride: u64) -> Pattern {
+pub(crate) unsafe fn locate(
+    regs: &mut RegFile,
+    mask: u32,
+    inst: &Inst,
+    ctx: &MemCtx<'_>,
+    span: Span,
+) -> Result<Located, LaneFault> {
+    let mode = Mode(inst.c.0);
+    // SAFETY: the caller's promise.
+    let addresses = unsafe { addresses(regs, inst, mode) };
+    let hosts = ctx.resolve(mode.space(), &addresses, mask, span)?;
     let first = hosts[mask.trailing_zeros() as usize & 31];
     let mut contiguous = mask == FULL;
     let mut uniform = true;
     for (lane, &host) in hosts.iter().enumerate() {
-        contiguous &= host == first.wrapping_add(lane as u64 * stride);
+        contiguous &= host == first.wrapping_add(lane as u64 * span.bytes);
         uniform &= host == first || mask >> lane & 1 == 0;
     }
-    match (contiguous, uniform) {
-        (true, _) => Pattern::Contiguous(first),
-        (_, true) => Pattern::Uniform(first),
+    let pattern = match (contiguous, uniform) {
+        (true, _) => Pattern::Contiguous,
+        (_, true) => Pattern::Uniform,
         _ => Pattern::Scattered,
-    }
+    };
+    Ok(Located {
+        hosts,
+        first,
+        pattern,
+    })
 }
 
 /// The pointer to an element at a resolved address.
@@ -137,20 +168,20 @@ pub(crate) struct Load<T, R, const V: usize>(PhantomData<(T, R)>);
 
 impl<T: Held<R>, R: Raw, const V: usize> MemBody for Load<T, R, V> {
     #[inline(always)]
-    unsafe fn run(
+    unsafe fn run<I: Host>(
         regs: &mut RegFile,
         mask: u32,
         inst: &Inst,
         ctx: &mut MemCtx<'_>,
     ) -> Result<(), LaneFault> {
         let mode = Mode(inst.c.0);
-        // SAFETY: the caller's promise.
-        let addresses = unsafe { addresses(regs, inst, mode) };
         let span = span::<T::Memory, V>(mem::Access::Read);
-        let hosts = ctx.resolve(mode.space(), &addresses, mask, span)?;
+        // SAFETY: the caller's promise.
+        let located = unsafe { I::locate(regs, mask, inst, ctx, span) }?;
+        let first = located.first;
         let mut out = [[R::default(); 32]; V];
-        match pattern(&hosts, mask, span.bytes) {
-            Pattern::Contiguous(first) if !mode.strong() => {
+        match located.pattern {
+            Pattern::Contiguous if !mode.strong() => {
                 for lane in 0..32 {
                     for (k, out) in out.iter_mut().enumerate() {
                         // SAFETY: resolved for all lanes, and aligned.
@@ -159,7 +190,7 @@ impl<T: Held<R>, R: Raw, const V: usize> MemBody for Load<T, R, V> {
                     }
                 }
             }
-            Pattern::Uniform(first) => {
+            Pattern::Uniform => {
                 for (k, out) in out.iter_mut().enumerate() {
                     // SAFETY: resolved for the active lanes, and aligned.
                     let value = unsafe { element::<T, R>(first, k, mode.strong()) };
@@ -173,7 +204,8 @@ impl<T: Held<R>, R: Raw, const V: usize> MemBody for Load<T, R, V> {
                     left &= left - 1;
                     for (k, out) in out.iter_mut().enumerate() {
                         // SAFETY: resolved for this lane, and aligned.
-                        out[lane] = unsafe { element::<T, R>(hosts[lane], k, mode.strong()) };
+                        out[lane] =
+                            unsafe { element::<T, R>(located.hosts[lane], k, mode.strong()) };
                     }
                 }
             }
@@ -208,24 +240,23 @@ pub(crate) struct Store<T, R, const V: usize>(PhantomData<(T, R)>);
 
 impl<T: Held<R>, R: Raw, const V: usize> MemBody for Store<T, R, V> {
     #[inline(always)]
-    unsafe fn run(
+    unsafe fn run<I: Host>(
         regs: &mut RegFile,
         mask: u32,
         inst: &Inst,
         ctx: &mut MemCtx<'_>,
     ) -> Result<(), LaneFault> {
         let mode = Mode(inst.c.0);
-        // SAFETY: the caller's promise.
-        let addresses = unsafe { addresses(regs, inst, mode) };
         let span = span::<T::Memory, V>(mem::Access::Write);
-        let hosts = ctx.resolve(mode.space(), &addresses, mask, span)?;
+        // SAFETY: the caller's promise.
+        let located = unsafe { I::locate(regs, mask, inst, ctx, span) }?;
         // SAFETY: the caller's promise.
         let values = unsafe { values::<R, V>(regs, inst.list.as_deref().unwrap_or_default()) };
-        match pattern(&hosts, mask, span.bytes) {
-            Pattern::Contiguous(first) if !mode.strong() => {
+        match located.pattern {
+            Pattern::Contiguous if !mode.strong() => {
                 for lane in 0..32 {
                     for (k, values) in values.iter().enumerate() {
-                        let to = at::<T::Memory>(first, lane * V + k);
+                        let to = at::<T::Memory>(located.first, lane * V + k);
                         // SAFETY: resolved for all lanes, and aligned.
                         unsafe { to.write(T::narrow(values[lane])) };
                     }
@@ -237,7 +268,7 @@ impl<T: Held<R>, R: Raw, const V: usize> MemBody for Store<T, R, V> {
                     let lane = left.trailing_zeros() as usize;
                     left &= left - 1;
                     for (k, values) in values.iter().enumerate() {
-                        let to = at::<T::Memory>(hosts[lane], k);
+                        let to = at::<T::Memory>(located.hosts[lane], k);
                         let value = T::narrow(values[lane]);
                         if mode.strong() {
                             // SAFETY: resolved for this lane, and aligned.

@@ -13,13 +13,13 @@
 
 use std::marker::PhantomData;
 
-use super::float8::{self, Float8};
 use super::half::{Float, canonical64};
 use super::map::{Map, maps};
-use super::round::{E4m3, E5m2, Format, Mode, RELU, SAT, SATFINITE, Tf32};
+use super::round::{Format, Mode, RELU, SAT, SATFINITE, Tf32};
 use super::round::{finish, input, round_to, saturate};
 use super::value::{Bf16, F16, Value};
 use crate::ir::Ty;
+use crate::tensor::convert::{e4m3_from_f32, e5m2_from_f32, f32_from_e4m3, f32_from_e5m2};
 
 /// Immediate bits of an integer source: bits of the type, minus one, and signedness.
 const SOURCE_SHIFT: u32 = 16;
@@ -335,20 +335,23 @@ fn pair<T: Float>(a: f32, b: f32, imm: u64) -> [T; 2] {
     [T::convert(b.exact(imm), imm), T::convert(a.exact(imm), imm)]
 }
 
+/// Two FP8 codes, `high` first; `.relu` takes negative values to +0.
 #[inline(always)]
-fn encode8<F: Float8>(x: f64, imm: u64) -> u16 {
-    let x = if imm & RELU != 0 && x <= 0.0 { 0.0 } else { x };
-    u16::from(float8::encode::<F>(x))
+fn pair8(high: f32, low: f32, imm: u64, encode: impl Fn(f32) -> u8) -> u16 {
+    let relu = |x: f32| if imm & RELU != 0 && x <= 0.0 { 0.0 } else { x };
+    u16::from(encode(relu(high))) << 8 | u16::from(encode(relu(low)))
 }
 
+/// Two halves as f32, low first; exact.
 #[inline(always)]
-fn pair8<F: Float8>(high: f64, low: f64, imm: u64) -> u16 {
-    encode8::<F>(high, imm) << 8 | encode8::<F>(low, imm)
+fn singles(a: [F16; 2]) -> [f32; 2] {
+    a.map(|half| half.decode() as f32)
 }
 
+/// Two FP8 codes as halves; exact.
 #[inline(always)]
-fn unpair8<F: Float8>(codes: u16, imm: u64) -> [F16; 2] {
-    let half = |code: u16| F16::convert(f64::from(F::decode(code as u8)), imm);
+fn unpair8(codes: u16, imm: u64, decode: impl Fn(u8) -> f32) -> [F16; 2] {
+    let half = |code: u16| F16::convert(f64::from(decode(code as u8)), imm);
     [half(codes), half(codes >> 8)]
 }
 
@@ -365,16 +368,23 @@ maps! {
     Zext32(a: u32) -> u64 { u64::from(a) }
     Sext32(a: i32) -> i64 { i64::from(a) }
     Trunc64(a: u64) -> u32 { a as u32 }
+    /// A shift, as the hardware does it: NaN keeps its payload.
     Bf16ToF32(a: u16) -> u32 { u32::from(a) << 16 }
     /// `cvt.rn.bf16x2.f32`.
     PairToBf16(a: f32, b: f32) -> u32 { upper_half(a) << 16 | upper_half(b) }
     F32ToBf16(a: f32) -> u32 { upper_half(a) }
     PairF16(a: f32, b: f32) [imm] -> [F16; 2] { pair(a, b, imm) }
     PairBf16(a: f32, b: f32) [imm] -> [Bf16; 2] { pair(a, b, imm) }
-    PairE4m3(a: f32, b: f32) [imm] -> u16 { pair8::<E4m3>(a.decode(), b.decode(), imm) }
-    PairE5m2(a: f32, b: f32) [imm] -> u16 { pair8::<E5m2>(a.decode(), b.decode(), imm) }
-    F16x2ToE4m3(a: [F16; 2]) [imm] -> u16 { pair8::<E4m3>(a[1].decode(), a[0].decode(), imm) }
-    F16x2ToE5m2(a: [F16; 2]) [imm] -> u16 { pair8::<E5m2>(a[1].decode(), a[0].decode(), imm) }
-    E4m3ToF16x2(a: u16) [imm] -> [F16; 2] { unpair8::<E4m3>(a, imm) }
-    E5m2ToF16x2(a: u16) [imm] -> [F16; 2] { unpair8::<E5m2>(a, imm) }
+    PairE4m3(a: f32, b: f32) [imm] -> u16 { pair8(a, b, imm, e4m3_from_f32) }
+    PairE5m2(a: f32, b: f32) [imm] -> u16 { pair8(a, b, imm, e5m2_from_f32) }
+    F16x2ToE4m3(a: [F16; 2]) [imm] -> u16 {
+        let [low, high] = singles(a);
+        pair8(high, low, imm, e4m3_from_f32)
+    }
+    F16x2ToE5m2(a: [F16; 2]) [imm] -> u16 {
+        let [low, high] = singles(a);
+        pair8(high, low, imm, e5m2_from_f32)
+    }
+    E4m3ToF16x2(a: u16) [imm] -> [F16; 2] { unpair8(a, imm, f32_from_e4m3) }
+    E5m2ToF16x2(a: u16) [imm] -> [F16; 2] { unpair8(a, imm, f32_from_e5m2) }
 }

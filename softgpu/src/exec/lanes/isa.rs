@@ -9,7 +9,8 @@
 
 use std::sync::OnceLock;
 
-use crate::exec::access::MemCtx;
+use crate::exec::access::transfer::{Located, locate};
+use crate::exec::access::{MemCtx, Span};
 use crate::exec::inst::{AluFn, Code, Inst, LaneFault, MemFn};
 use crate::exec::regs::RegFile;
 
@@ -83,7 +84,7 @@ pub(crate) trait MemBody {
     ///
     /// # Safety
     /// As for [`AluBody::run`]; the pointers of the context are valid.
-    unsafe fn run(
+    unsafe fn run<I: Host>(
         regs: &mut RegFile,
         mask: u32,
         inst: &Inst,
@@ -91,8 +92,53 @@ pub(crate) trait MemBody {
     ) -> Result<(), LaneFault>;
 }
 
+/// A level of vector extensions as a type: what memory handlers share, compiled once for each.
+pub(crate) trait Host {
+    /// See [`locate`].
+    ///
+    /// # Safety
+    /// As for [`locate`], and the host has the extensions.
+    unsafe fn locate(
+        regs: &mut RegFile,
+        mask: u32,
+        inst: &Inst,
+        ctx: &MemCtx<'_>,
+        span: Span,
+    ) -> Result<Located, LaneFault>;
+}
+
 macro_rules! wrappers {
-    ($($isa:ident { $(#[$feature:meta])* $alu:ident $mem:ident })*) => {$(
+    ($($host:ident { $(#[$feature:meta])* $alu:ident $mem:ident $locate:ident })*) => {$(
+        /// See [`Isa`].
+        pub(crate) struct $host;
+
+        impl Host for $host {
+            #[inline(always)]
+            unsafe fn locate(
+                regs: &mut RegFile,
+                mask: u32,
+                inst: &Inst,
+                ctx: &MemCtx<'_>,
+                span: Span,
+            ) -> Result<Located, LaneFault> {
+                // SAFETY: the caller's promise.
+                unsafe { $locate(regs, mask, inst, ctx, span) }
+            }
+        }
+
+        $(#[$feature])*
+        #[inline(never)]
+        unsafe fn $locate(
+            regs: &mut RegFile,
+            mask: u32,
+            inst: &Inst,
+            ctx: &MemCtx<'_>,
+            span: Span,
+        ) -> Result<Located, LaneFault> {
+            // SAFETY: the caller's promise.
+            unsafe { locate(regs, mask, inst, ctx, span) }
+        }
+
         $(#[$feature])*
         unsafe fn $alu<B: AluBody>(regs: &mut RegFile, mask: u32, inst: &Inst) {
             // SAFETY: the caller's promise is the one of the body.
@@ -107,26 +153,26 @@ macro_rules! wrappers {
             ctx: &mut MemCtx<'_>,
         ) -> Result<(), LaneFault> {
             // SAFETY: the caller's promise is the one of the body.
-            unsafe { B::run(regs, mask, inst, ctx) }
+            unsafe { B::run::<$host>(regs, mask, inst, ctx) }
         }
     )*};
 }
 
 wrappers! {
-    Baseline { alu_baseline mem_baseline }
+    Baseline { alu_baseline mem_baseline locate_baseline }
 }
 
 #[cfg(target_arch = "x86_64")]
 wrappers! {
     Avx2 {
         #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
-        alu_avx2 mem_avx2
+        alu_avx2 mem_avx2 locate_avx2
     }
     Avx512 {
         #[target_feature(
             enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512cd,avx512dq,avx512vl"
         )]
-        alu_avx512 mem_avx512
+        alu_avx512 mem_avx512 locate_avx512
     }
 }
 

@@ -15,7 +15,6 @@ mod compare;
 mod convert;
 mod encode;
 pub(crate) mod float;
-mod float8;
 mod half;
 mod int;
 pub(crate) mod isa;

@@ -107,10 +107,6 @@ formats! {
     Half: 11, -14, 65504.0;
     /// bfloat16.
     Brain: 8, -126, 3.389_531_389_251_535_5e38;
-    /// 8 bits, 3 of them stored significand; no infinities.
-    E4m3: 4, -6, 448.0;
-    /// 8 bits, 2 of them stored significand.
-    E5m2: 3, -14, 57344.0;
 }
 
 /// 2^`exponent` for exponents of normal f64 values.

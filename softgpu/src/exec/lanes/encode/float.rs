@@ -147,7 +147,7 @@ impl Encoder<'_> {
         let extra = bit(satfinite, round::SATFINITE) | bit(relu, round::RELU);
         let imm = Mode::immediate(modifiers)? | extra;
         match (to, from) {
-            (Ty::F32, Ty::BF16) if imm == 0 => self.map::<convert::Bf16ToF32>(0),
+            (Ty::F32, Ty::BF16) if imm & !7 == 0 => self.map::<convert::Bf16ToF32>(0),
             (Ty::BF16, Ty::F32) if imm == 0 => self.map::<convert::F32ToBf16>(0),
             (Ty::BF16x2, Ty::F32) if imm == 0 => self.map::<convert::PairToBf16>(0),
             (Ty::BF16x2, Ty::F32) => self.map::<convert::PairBf16>(imm),

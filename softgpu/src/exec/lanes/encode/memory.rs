@@ -22,25 +22,16 @@ macro_rules! by_length {
 /// A load or store handler for an element type and the class of the registers.
 macro_rules! transfer {
     ($self:ident, $body:ident, $ty:expr, $class:expr, $vec:expr) => {
-        match ($ty, $class) {
-            (Ty::U8 | Ty::B8, Class::B32) => {
-                by_length!($self, $body<u8, u32>, $vec, [1 2 4 8])
-            }
-            (Ty::S8, Class::B32) => by_length!($self, $body<i8, u32>, $vec, [1 2 4 8]),
-            (Ty::S16, Class::B32) => by_length!($self, $body<i16, u32>, $vec, [1 2 4 8]),
-            (Ty::U8 | Ty::B8, Class::B64) => by_length!($self, $body<u8, u64>, $vec, [1]),
-            (Ty::S8, Class::B64) => by_length!($self, $body<i8, u64>, $vec, [1]),
-            (Ty::S16, Class::B64) => by_length!($self, $body<i16, u64>, $vec, [1]),
-            (Ty::S32, Class::B64) => by_length!($self, $body<i32, u64>, $vec, [1]),
-            (ty, class) => match (ty.bytes(), class) {
-                (2, Class::B32) => by_length!($self, $body<u16, u32>, $vec, [1 2 4 8]),
-                (4, Class::B32) => by_length!($self, $body<u32, u32>, $vec, [1 2 4 8]),
-                (2, Class::B64) => by_length!($self, $body<u16, u64>, $vec, [1]),
-                (4, Class::B64) => by_length!($self, $body<u32, u64>, $vec, [1]),
-                (8, Class::B64) => by_length!($self, $body<u64, u64>, $vec, [1 2 4]),
-                (16, Class::B128) => by_length!($self, $body<u128, u128>, $vec, [1 2]),
-                _ => None,
-            },
+        match ($ty.bytes(), $class) {
+            (1, Class::B32) => by_length!($self, $body<u8, u32>, $vec, [1 2 4]),
+            (2, Class::B32) => by_length!($self, $body<u16, u32>, $vec, [1 2 4]),
+            (4, Class::B32) => by_length!($self, $body<u32, u32>, $vec, [1 2 4 8]),
+            (1, Class::B64) => by_length!($self, $body<u8, u64>, $vec, [1]),
+            (2, Class::B64) => by_length!($self, $body<u16, u64>, $vec, [1]),
+            (4, Class::B64) => by_length!($self, $body<u32, u64>, $vec, [1]),
+            (8, Class::B64) => by_length!($self, $body<u64, u64>, $vec, [1 2 4]),
+            (16, Class::B128) => by_length!($self, $body<u128, u128>, $vec, [1 2]),
+            _ => None,
         }
     };
 }
@@ -48,7 +39,14 @@ macro_rules! transfer {
 impl Encoder<'_> {
     pub(super) fn load(&mut self, access: Access) -> Option<Inst> {
         let class = self.target_class(0)?;
-        let mut inst = transfer!(self, Load, access.ty, class, access.vec)?;
+        let mut inst = match (access.ty, class) {
+            (Ty::S8, Class::B32) => by_length!(self, Load<i8, u32>, access.vec, [1 2 4]),
+            (Ty::S16, Class::B32) => by_length!(self, Load<i16, u32>, access.vec, [1 2 4]),
+            (Ty::S8, Class::B64) => by_length!(self, Load<i8, u64>, access.vec, [1]),
+            (Ty::S16, Class::B64) => by_length!(self, Load<i16, u64>, access.vec, [1]),
+            (Ty::S32, Class::B64) => by_length!(self, Load<i32, u64>, access.vec, [1]),
+            (ty, _) => transfer!(self, Load, ty, class, access.vec),
+        }?;
         self.address(&mut inst, access)?;
         let registers = (0..self.instr.dst.len()).map(|i| self.target(i, class));
         inst.list = Some(registers.collect::<Option<Vec<Slot>>>()?.into());
@@ -109,27 +107,46 @@ impl Encoder<'_> {
             Ty::S64 => self.atom::<atomic::S64>(op, access, Class::B64),
             Ty::B16 | Ty::U16 => self.atom::<atomic::B16>(op, access, Class::B32),
             Ty::B128 => self.atom::<atomic::B128>(op, access, Class::B128),
-            Ty::F32 => self.atom::<atomic::F32>(op, access, Class::B32),
+            Ty::F32 => self.atom_vector::<atomic::F32>(op, access),
             Ty::F64 => self.atom::<atomic::F64>(op, access, Class::B64),
-            Ty::F16 => self.atom::<atomic::Half>(op, access, Class::B32),
-            Ty::BF16 => self.atom::<atomic::Brain>(op, access, Class::B32),
-            Ty::F16x2 => self.atom::<atomic::HalfPair>(op, access, Class::B32),
-            Ty::BF16x2 => self.atom::<atomic::BrainPair>(op, access, Class::B32),
+            Ty::F16 => self.atom_vector::<atomic::Half>(op, access),
+            Ty::BF16 => self.atom_vector::<atomic::Brain>(op, access),
+            Ty::F16x2 => self.atom_vector::<atomic::HalfPair>(op, access),
+            Ty::BF16x2 => self.atom_vector::<atomic::BrainPair>(op, access),
             _ => None,
         }
     }
 
     fn atom<T: Atomic>(&mut self, op: RmwOp, access: Access, class: Class) -> Option<Inst> {
+        if !T::has(op) || access.vec != 1 {
+            return None;
+        }
+        let inst = self.mem_body::<Atom<T, 1>>(0);
+        self.atom_operands(inst, op, access, class)
+    }
+
+    /// Vectors exist of floats only.
+    fn atom_vector<T: Atomic>(&mut self, op: RmwOp, access: Access) -> Option<Inst> {
         if !T::has(op) {
             return None;
         }
-        let mut inst = match access.vec {
+        let inst = match access.vec {
             1 => self.mem_body::<Atom<T, 1>>(0),
-            2 if op != RmwOp::Cas => self.mem_body::<Atom<T, 2>>(0),
-            4 if op != RmwOp::Cas => self.mem_body::<Atom<T, 4>>(0),
-            8 if op != RmwOp::Cas => self.mem_body::<Atom<T, 8>>(0),
+            2 => self.mem_body::<Atom<T, 2>>(0),
+            4 => self.mem_body::<Atom<T, 4>>(0),
+            8 if T::BYTES == 2 => self.mem_body::<Atom<T, 8>>(0),
             _ => return None,
         };
+        self.atom_operands(inst, op, access, Class::B32)
+    }
+
+    fn atom_operands(
+        &mut self,
+        mut inst: Inst,
+        op: RmwOp,
+        access: Access,
+        class: Class,
+    ) -> Option<Inst> {
         self.address(&mut inst, access)?;
         inst.c.0 |= op_code(op) << Mode::OP_SHIFT;
         let vec = usize::from(access.vec);

@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "handlers are unsafe functions")]
 
 mod approx;
+mod carry;
 mod convert;
 mod float;
 mod integer;
