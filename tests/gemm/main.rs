@@ -9,4 +9,5 @@ mod bits;
 mod case;
 mod dense;
 mod grouped;
+mod mutants;
 mod operands;
