@@ -225,18 +225,14 @@ mod tests {
         };
         assert_eq!(Image::from_bytes(&binary), Ok(expected.clone()));
         // SAFETY: a well-formed fat binary.
-        assert_eq!(
-            unsafe { Image::read(binary.as_ptr()) },
-            Ok(expected.clone())
-        );
+        let bare = unsafe { Image::read(binary.as_ptr()) };
+        assert_eq!(bare, Ok(expected.clone()));
         let mut wrapper = WRAPPER_MAGIC.to_le_bytes().to_vec();
         wrapper.extend_from_slice(&1u32.to_le_bytes());
         wrapper.extend_from_slice(&(binary.as_ptr().expose_provenance() as u64).to_le_bytes());
         // SAFETY: a wrapper around a live fat binary.
-        assert_eq!(
-            unsafe { Image::read(wrapper.as_ptr()) },
-            Ok(expected.clone())
-        );
+        let wrapped = unsafe { Image::read(wrapper.as_ptr()) };
+        assert_eq!(wrapped, Ok(expected.clone()));
         // SAFETY: NUL-terminated.
         let text = unsafe { Image::read(c".version 9.0\n".as_ptr().cast()) };
         assert_eq!(text, Ok(expected));
@@ -260,9 +256,7 @@ mod tests {
         cut.truncate(70);
         assert_eq!(Image::from_bytes(&cut), Err(Status::INVALID_IMAGE));
         // SAFETY: null is answered.
-        assert_eq!(
-            unsafe { Image::read(std::ptr::null()) },
-            Err(Status::INVALID_VALUE)
-        );
+        let null = unsafe { Image::read(std::ptr::null()) };
+        assert_eq!(null, Err(Status::INVALID_VALUE));
     }
 }
