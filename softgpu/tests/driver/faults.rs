@@ -1,0 +1,83 @@
+//! Guest faults: which code, when, and for how long.
+
+use cudarc::driver::sys::CUresult;
+
+use crate::support::{BASIC, Context, DEFAULT, alloc, download, function, module, stream};
+
+const OK: CUresult = CUresult::CUDA_SUCCESS;
+const ILLEGAL: CUresult = CUresult::CUDA_ERROR_ILLEGAL_ADDRESS;
+
+#[test]
+fn an_illegal_address_stays_until_the_context_is_destroyed() {
+    let context = Context::new(7);
+    let write = function(module(BASIC), "write_at");
+    let word = alloc::<u32>(1);
+    assert_eq!(
+        launch!(write, [1; 3], [1; 3], 0, DEFAULT, [0x1000u64, 1i32]),
+        OK
+    );
+    assert_eq!(code!(cuCtxSynchronize()), ILLEGAL);
+    assert_eq!(
+        launch!(write, [1; 3], [1; 3], 0, DEFAULT, [word, 1i32]),
+        ILLEGAL
+    );
+    assert_eq!(code!(cuMemAlloc_v2(&mut 0, 4)), ILLEGAL);
+    assert_eq!(code!(cuStreamSynchronize(DEFAULT)), ILLEGAL);
+    drop(context);
+    let _context = Context::new(7);
+    let (write, word) = (function(module(BASIC), "write_at"), alloc::<u32>(1));
+    assert_eq!(launch!(write, [1; 3], [1; 3], 0, DEFAULT, [word, 1i32]), OK);
+    assert_eq!(download::<u32>(word, 1), [1]);
+}
+
+#[test]
+fn an_overrun_by_one_page_is_caught() {
+    let _context = Context::new(7);
+    let write = function(module(BASIC), "write_at");
+    let buffer = alloc::<u8>(1 << 20);
+    assert_eq!(
+        launch!(
+            write,
+            [1; 3],
+            [1; 3],
+            0,
+            DEFAULT,
+            [buffer + (1 << 20), 1i32]
+        ),
+        OK
+    );
+    assert_eq!(code!(cuCtxSynchronize()), ILLEGAL);
+}
+
+#[test]
+fn other_faults_have_their_codes() {
+    let fault = |name: &str, at: u64| {
+        let _context = Context::new(7);
+        let f = function(module(BASIC), name);
+        let at = if at == 0 { 0 } else { alloc::<u32>(2) + at };
+        assert_eq!(launch!(f, [1; 3], [1; 3], 0, DEFAULT, [at, 1i32]), OK);
+        code!(cuCtxSynchronize())
+    };
+    assert_eq!(
+        fault("write_at", 2),
+        CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
+    );
+    assert_eq!(fault("stop", 0), CUresult::CUDA_ERROR_LAUNCH_FAILED);
+}
+
+#[test]
+fn work_queued_behind_a_fault_is_dropped() {
+    let _context = Context::new(7);
+    let write = function(module(BASIC), "write_at");
+    let (s, t) = (stream(1), stream(1));
+    let mut event = std::ptr::null_mut();
+    cu!(cuEventCreate(&mut event, 0));
+    assert_eq!(launch!(write, [1; 3], [1; 3], 0, s, [8u64, 1i32]), OK);
+    let recorded = code!(cuEventRecord(event, s));
+    assert!(recorded == OK || recorded == ILLEGAL);
+    let waiting = code!(cuStreamWaitEvent(t, event, 0));
+    assert!(waiting == OK || waiting == ILLEGAL);
+    assert_eq!(code!(cuStreamSynchronize(s)), ILLEGAL);
+    assert_eq!(code!(cuStreamSynchronize(t)), ILLEGAL);
+    assert_eq!(code!(cuEventQuery(event)), ILLEGAL);
+}

@@ -1,0 +1,15 @@
+//! The driver API as a client sees it: through cudarc, which opens the library that cargo built
+//! beside this test under the name `libcuda.so.1`.
+
+#[macro_use]
+mod support;
+
+mod code;
+mod faults;
+mod hopper;
+mod kernels;
+mod memory;
+mod multi_device;
+mod streams;
+mod symbols;
+mod virtual_memory;
