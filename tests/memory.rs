@@ -109,7 +109,9 @@ fn a_window_outlives_its_rank() {
             side.barrier("left").unwrap();
             let found = read(&context, heap.window(leaver));
             assert_eq!(found, 0xfeed + u64::from(leaver), "rank {}", side.rank());
-            write(&context, heap.window(leaver), 1);
+            let own_word = heap.window(leaver) + 8 * u64::from(side.rank() + 1);
+            write(&context, own_word, 1);
+            assert_eq!(read(&context, own_word), 1);
         }
         drop(heap);
         assert!(context.take_deferred_errors().is_empty());
