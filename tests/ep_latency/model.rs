@@ -50,7 +50,7 @@ impl Case {
             payload: self.payload,
             max_rows: None,
             ctas: 3,
-            timeout: std::time::Duration::from_secs(60),
+            timeout: std::time::Duration::from_secs(20),
         }
     }
 
