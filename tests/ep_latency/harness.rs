@@ -1,7 +1,7 @@
 //! Ranks as threads, device data of one round, and comparisons that name the first difference.
 
 use std::fmt::Debug;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hadal::device::{Buffer, Context, Stream};
 use hadal::ep::EpError;
@@ -28,7 +28,12 @@ pub(crate) fn context(rank: u32) -> Arc<Context> {
 
 /// Runs `body` once per rank, together, and returns what each returned. A panic of one is passed on
 /// after all have ended.
+///
+/// One at a time: freeing memory waits for the whole device, so two communicators on the same devices could
+/// wait for each other through it.
 pub(crate) fn on_ranks<T: Send>(ranks: u32, body: impl Fn(Bootstrap) -> T + Sync) -> Vec<T> {
+    static DEVICES: Mutex<()> = Mutex::new(());
+    let _alone = DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
     let sides = Bootstrap::in_process(ranks).unwrap();
     std::thread::scope(|scope| {
         let body = &body;
