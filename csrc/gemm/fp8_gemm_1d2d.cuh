@@ -3,27 +3,29 @@
 //   D[m, n] = bf16( sum over K blocks b of (scale_a[b][m] * scale_b[n / 128][b]) * P_b[m, n] )
 //   P_b[m, n] = sum over the 128 k of block b of A[m, k] * B[n, k]
 //
-// A and B are e4m3, K-major. P_b is one chain of four wgmma of K = 32 that starts from zero, because
-// Hopper's FP8 path keeps few fraction bits: partial sums are promoted every 128 of K into f32
-// registers by d = fma(scale_a * scale_b, P_b, d), blocks in ascending order. Order and operations do
-// not depend on M, on the tile or on the group, so the bits of an output row depend on that row's
-// operands only.
+// A and B are e4m3, K-major. P_b is one chain of four wgmma of K = 32 that starts from zero,
+// because Hopper's FP8 path keeps few fraction bits: partial sums are promoted every 128 of K into
+// f32 registers by d = fma(scale_a * scale_b, P_b, d), blocks in ascending order. Order and
+// operations do not depend on M, on the tile or on the group, so the bits of an output row depend
+// on that row's operands only.
 //
-// Pipeline protocol. A stage holds one K block: tile of A, tile of B, scales of A. Two mbarriers each:
+// Pipeline protocol. A stage holds one K block: tile of A, tile of B, scales of A. Two mbarriers
+// each:
 //
 //   full[s]   one arrival (the producer's, which announces kStageBytes) + those bytes, by TMA
 //   empty[s]  one arrival of each consumer warp, after it has read the stage for the last time
 //
 // The i-th use of the ring (i counts K blocks over all tiles of this CTA) has stage i % kStages and
-// parity p = i / kStages % 2. The producer waits for empty[s] with parity p ^ 1 (true at once in the
-// first round), then arms full[s] and issues its loads; consumers wait for full[s] with parity p, read,
-// and arrive at empty[s]. wgmma reads through the async proxy, and wait_group precedes the arrival;
-// the overwriting TMA is of the same proxy. Scales are read by ordinary loads, done before the arrival.
-// No wait has a deadline: every one is for work of this CTA that always completes.
+// parity p = i / kStages % 2. The producer waits for empty[s] with parity p ^ 1 (true at once in
+// the first round), then arms full[s] and issues its loads; consumers wait for full[s] with parity
+// p, read, and arrive at empty[s]. wgmma reads through the async proxy, and wait_group precedes the
+// arrival; the overwriting TMA is of the same proxy. Scales are read by ordinary loads, done before
+// the arrival. No wait has a deadline: every one is for work of this CTA that always completes.
 //
-// Roles: warpgroup 0 produces (one elected thread of its first warp; the rest leave), warpgroups 1..
-// consume 64 rows each. Each consumer warp stages its 16 rows through 2 KB of its own shared memory on
-// the way out, so the next tile's loads run during the epilogue. Rows that no group owns are not written.
+// Roles: warpgroup 0 produces (one elected thread of its first warp; the rest leave), warpgroups
+// 1.. consume 64 rows each. Each consumer warp stages its 16 rows through 2 KB of its own shared
+// memory on the way out, so the next tile's loads run during the epilogue. Rows that no group owns
+// are not written.
 #pragma once
 
 #include <cstdint>
@@ -175,9 +177,9 @@ __device__ __forceinline__ uint32_t rows_to_store(const hadal_fp8_gemm_1d2d_para
     return mask;
 }
 
-// Writes the 16 x 128 values of one warp to D as BF16. Two halves of 64 columns go through `staging`
-// (16 rows of 128 bytes; 16-byte chunk c of row r lies at chunk c ^ (r % 8), which keeps both the
-// stmatrix and the loads free of bank conflicts) and leave as whole 128-byte lines.
+// Writes the 16 x 128 values of one warp to D as BF16. Two halves of 64 columns go through
+// `staging` (16 rows of 128 bytes; 16-byte chunk c of row r lies at chunk c ^ (r % 8), which keeps
+// both the stmatrix and the loads free of bank conflicts) and leave as whole 128-byte lines.
 template <class Config>
 __device__ __forceinline__ void store_tile(const hadal_fp8_gemm_1d2d_params& params,
                                            const Tile& tile, uint32_t warp_row, uint32_t staging,

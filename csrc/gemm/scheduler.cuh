@@ -1,12 +1,13 @@
-// Which output tiles a CTA computes, in which order: the persistent tile scheduler of the GEMM kernels.
+// Which output tiles a CTA computes, in which order: the persistent tile scheduler of the GEMM
+// kernels.
 //
-// Tiles are numbered; CTA c of G takes tiles c, c + G, c + 2 G, ... Producer and consumers each walk
-// the same sequence with a scheduler of their own and never talk about it, so everything read here
-// must be the same for all of them: kernel parameters and device memory that nobody writes while the
-// kernel runs.
+// Tiles are numbered; CTA c of G takes tiles c, c + G, c + 2 G, ... Producer and consumers each
+// walk the same sequence with a scheduler of their own and never talk about it, so everything read
+// here must be the same for all of them: kernel parameters and device memory that nobody writes
+// while the kernel runs.
 //
-// Numbering: M blocks fastest inside bands of kBandBlocks, so that the CTAs at work at one time share
-// few B blocks (weights, the larger operand) and few A blocks, and find them in L2.
+// Numbering: M blocks fastest inside bands of kBandBlocks, so that the CTAs at work at one time
+// share few B blocks (weights, the larger operand) and few A blocks, and find them in L2.
 #pragma once
 
 #include <cstdint>
@@ -68,7 +69,8 @@ class TileScheduler {
         m_block = band * kBandBlocks + (inside - n_block * band_blocks);
     }
 
-    // Dense and contiguous: one range of rows. A block whose first row belongs to no group is skipped.
+    // Dense and contiguous: one range of rows. A block whose first row belongs to no group is
+    // skipped.
     __device__ __forceinline__ bool next_flat(Tile& tile) {
         const uint32_t m_blocks = blocks(params_.m);
         const uint32_t tiles = m_blocks * params_.n_blocks;

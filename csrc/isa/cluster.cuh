@@ -26,7 +26,8 @@ __device__ __forceinline__ uint32_t mapa(uint32_t address, uint32_t rank) {
     return mapped;
 }
 
-// Arrives at the cluster barrier; all threads of all CTAs, converged warps. Order: release, cluster.
+// Arrives at the cluster barrier; all threads of all CTAs, converged warps. Order: release,
+// cluster.
 __device__ __forceinline__ void barrier_cluster_arrive() {
     asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }

@@ -1,9 +1,9 @@
 // Fences. PTX ISA 9.0, "membar / fence" and "Memory Consistency Model: Proxies".
 //
-// Ordinary loads and stores are accesses of the generic proxy; bulk copies and wgmma's shared-memory
-// operands are accesses of the async proxy. Memory written through one and read through the other
-// needs a proxy fence between, except where the completion of an asynchronous operation implies it
-// (an mbarrier wait for its bytes; wait_group).
+// Ordinary loads and stores are accesses of the generic proxy; bulk copies and wgmma's
+// shared-memory operands are accesses of the async proxy. Memory written through one and read
+// through the other needs a proxy fence between, except where the completion of an asynchronous
+// operation implies it (an mbarrier wait for its bytes; wait_group).
 #pragma once
 
 namespace hadal::isa {

@@ -15,14 +15,15 @@
 
 namespace hadal::isa {
 
-// Makes `barrier` an mbarrier whose phases need `arrivals` arrivals. One thread, once; other threads
-// may use it after fence_mbarrier_init and a CTA (or cluster) barrier.
+// Makes `barrier` an mbarrier whose phases need `arrivals` arrivals. One thread, once; other
+// threads may use it after fence_mbarrier_init and a CTA (or cluster) barrier.
 __device__ __forceinline__ void mbarrier_init(uint32_t barrier, uint32_t arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals)
                  : "memory");
 }
 
-// Ends the life of an mbarrier, so that its bytes are ordinary memory again. No thread may wait on it.
+// Ends the life of an mbarrier, so that its bytes are ordinary memory again. No thread may wait on
+// it.
 __device__ __forceinline__ void mbarrier_inval(uint32_t barrier) {
     asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
@@ -33,15 +34,16 @@ __device__ __forceinline__ void mbarrier_arrive(uint32_t barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// One arrival, and the phase waits for `bytes` more bytes of asynchronous copies. The expectation is
-// added before the arrival, so the phase cannot complete between the two. Order: release, CTA scope.
+// One arrival, and the phase waits for `bytes` more bytes of asynchronous copies. The expectation
+// is added before the arrival, so the phase cannot complete between the two. Order: release, CTA
+// scope.
 __device__ __forceinline__ void mbarrier_arrive_expect_tx(uint32_t barrier, uint32_t bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                  : "memory");
 }
 
-// One arrival on a barrier of another CTA of the cluster; `barrier` is a shared::cluster address (see
-// mapa). Order: release, cluster scope.
+// One arrival on a barrier of another CTA of the cluster; `barrier` is a shared::cluster address
+// (see mapa). Order: release, cluster scope.
 __device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier) {
     asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier)
                  : "memory");

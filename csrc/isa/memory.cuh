@@ -1,6 +1,6 @@
 // Weak loads and stores of global and shared memory in fixed widths, and the address forms that the
-// asynchronous instructions take. PTX ISA 9.0, "ld", "ld.global.nc", "st", "stmatrix". Scoped (acquire,
-// release, relaxed) forms are in ldst.cuh.
+// asynchronous instructions take. PTX ISA 9.0, "ld", "ld.global.nc", "st", "stmatrix". Scoped
+// (acquire, release, relaxed) forms are in ldst.cuh.
 //
 // Weak accesses give no order: they need a barrier, an mbarrier or a kernel boundary between writer
 // and reader.
@@ -73,9 +73,9 @@ __device__ __forceinline__ uint4 ld_shared_v4(uint32_t address) {
     return value;
 }
 
-// Four 8x8 matrices of 16-bit elements from the registers of a converged warp to shared memory. Lane
-// l gives in `address` where row l % 8 of matrix l / 8 begins (16-byte aligned). Register i of lane l
-// holds elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4 of matrix i.
+// Four 8x8 matrices of 16-bit elements from the registers of a converged warp to shared memory.
+// Lane l gives in `address` where row l % 8 of matrix l / 8 begins (16-byte aligned). Register i of
+// lane l holds elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4 of matrix i.
 __device__ __forceinline__ void stmatrix_x4(uint32_t address, uint4 matrices) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
                  "r"(matrices.x), "r"(matrices.y), "r"(matrices.z), "r"(matrices.w)

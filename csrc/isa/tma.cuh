@@ -53,23 +53,23 @@ __device__ __forceinline__ void tma_load_2d_multicast(uint32_t destination,
         : "memory");
 }
 
-// Shared -> global, one box of a 2-D tensor; what lies out of bounds is not written. Generic writes to
-// the source need fence_proxy_async_shared first.
-__device__ __forceinline__ void tma_store_2d(const hadal_tensor_map& map, uint32_t source, int32_t x,
-                                             int32_t y) {
+// Shared -> global, one box of a 2-D tensor; what lies out of bounds is not written. Generic writes
+// to the source need fence_proxy_async_shared first.
+__device__ __forceinline__ void tma_store_2d(const hadal_tensor_map& map, uint32_t source,
+                                             int32_t x, int32_t y) {
     asm volatile(
-        "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(
-            &map),
+        "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group "
+        "[%0, {%2, %3}], [%1];" ::"l"(&map),
         "r"(source), "r"(x), "r"(y)
         : "memory");
 }
 
 // Shared -> global, one box of a 3-D tensor.
-__device__ __forceinline__ void tma_store_3d(const hadal_tensor_map& map, uint32_t source, int32_t x,
-                                             int32_t y, int32_t z) {
+__device__ __forceinline__ void tma_store_3d(const hadal_tensor_map& map, uint32_t source,
+                                             int32_t x, int32_t y, int32_t z) {
     asm volatile(
-        "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(
-            &map),
+        "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group "
+        "[%0, {%2, %3, %4}], [%1];" ::"l"(&map),
         "r"(source), "r"(x), "r"(y), "r"(z)
         : "memory");
 }
@@ -97,8 +97,8 @@ __device__ __forceinline__ void bulk_commit_group() {
     asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
 
-// Waits until at most kPending of this thread's bulk groups are unfinished. The writes of the others
-// are then visible to this thread, which may publish them with a release.
+// Waits until at most kPending of this thread's bulk groups are unfinished. The writes of the
+// others are then visible to this thread, which may publish them with a release.
 template <int kPending>
 __device__ __forceinline__ void bulk_wait_group() {
     asm volatile("cp.async.bulk.wait_group %0;" ::"n"(kPending) : "memory");

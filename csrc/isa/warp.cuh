@@ -44,8 +44,8 @@ __device__ __forceinline__ void bar_arrive(uint32_t id, uint32_t threads) {
     asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-// Waits until the grids that this one depends on have completed and their writes are visible. Returns
-// at once in an ordinary launch. ("griddepcontrol".)
+// Waits until the grids that this one depends on have completed and their writes are visible.
+// Returns at once in an ordinary launch. ("griddepcontrol".)
 __device__ __forceinline__ void griddepcontrol_wait() {
     asm volatile("griddepcontrol.wait;" ::: "memory");
 }

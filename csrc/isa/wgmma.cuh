@@ -1,14 +1,16 @@
-// wgmma: matrix multiply-accumulate of a warpgroup. PTX ISA 9.0, "Asynchronous Warpgroup Level Matrix
-// Instructions".
+// wgmma: matrix multiply-accumulate of a warpgroup. PTX ISA 9.0, "Asynchronous Warpgroup Level
+// Matrix Instructions".
 //
-// All 128 threads of a warpgroup execute each of these, converged. wgmma.mma_async runs in the async
-// proxy: it reads shared memory and writes the accumulators after it was issued. Protocol of a group:
+// All 128 threads of a warpgroup execute each of these, converged. wgmma.mma_async runs in the
+// async proxy: it reads shared memory and writes the accumulators after it was issued. Protocol of
+// a group:
 //
 //   fence -> mma_async ... -> commit_group -> wait_group<n> -> accumulators and operands are free
 //
-// The fence orders earlier register accesses to the accumulators (and generic writes of A registers);
-// consecutive mma_async of one shape on the same accumulators need none between them. Operands written
-// to shared memory by TMA need only the mbarrier wait; by ordinary stores, fence_proxy_async_shared.
+// The fence orders earlier register accesses to the accumulators (and generic writes of A
+// registers); consecutive mma_async of one shape on the same accumulators need none between them.
+// Operands written to shared memory by TMA need only the mbarrier wait; by ordinary stores,
+// fence_proxy_async_shared.
 //
 // Accumulator layout of m64nN, f32: thread t, w = t / 32 % 4, l = t % 32; d[4 j + 2 h + c] is row
 // 16 w + 8 h + l / 4, column 8 j + 2 (l % 4) + c. So a thread holds two rows and N / 2 values.
@@ -18,12 +20,12 @@
 
 namespace hadal::isa {
 
-// Shared-memory matrix descriptor ("Matrix Descriptor Format") of a K-major operand whose rows are one
-// 128-byte swizzle width. Low word: bits 0-13 address / 16, 16-29 leading offset (unused here: 1). High
-// word: bits 0-13 the 1024 bytes from one group of eight rows to the next, 30-31 the swizzle (1 = 128
-// bytes). Kept as two words, because only the low one changes in a loop: moving by n bytes adds n / 16
-// to it, and that holds for 32-byte steps along k too, as the swizzle is a function of the absolute
-// address. Matrices begin at a multiple of 1024 bytes.
+// Shared-memory matrix descriptor ("Matrix Descriptor Format") of a K-major operand whose rows are
+// one 128-byte swizzle width. Low word: bits 0-13 address / 16, 16-29 leading offset (unused here:
+// 1). High word: bits 0-13 the 1024 bytes from one group of eight rows to the next, 30-31 the
+// swizzle (1 = 128 bytes). Kept as two words, because only the low one changes in a loop: moving by
+// n bytes adds n / 16 to it, and that holds for 32-byte steps along k too, as the swizzle is a
+// function of the absolute address. Matrices begin at a multiple of 1024 bytes.
 __device__ __forceinline__ uint32_t wgmma_descriptor_low(uint32_t address) {
     return (1u << 16) | ((address & 0x3ffffu) >> 4);
 }

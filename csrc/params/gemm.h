@@ -19,8 +19,8 @@ struct hadal_fp8_gemm_1d2d_params {
     uint64_t scale_b;
     /* Device address of D, BF16 [rows, N], contiguous, 16-byte aligned. */
     uint64_t d;
-    /* Device address of int32. Contiguous: the group of each row [m], negative = padding. Masked: the
-     * rows in use of each group [group_count]. Dense: 0. */
+    /* Device address of int32. Contiguous: the group of each row [m], negative = padding. Masked:
+     * the rows in use of each group [group_count]. Dense: 0. */
     uint64_t groups;
     uint32_t m;           /* rows of A (dense, contiguous), or of each group's slot (masked) */
     uint32_t n_blocks;    /* N / 128 */
@@ -30,7 +30,8 @@ struct hadal_fp8_gemm_1d2d_params {
 
 static_assert(sizeof(struct hadal_fp8_gemm_1d2d_params) == 512, "ABI with the host: size");
 static_assert(alignof(struct hadal_fp8_gemm_1d2d_params) == 128, "ABI with the host: alignment");
-static_assert(__builtin_offsetof(struct hadal_fp8_gemm_1d2d_params, scale_b) == 384, "ABI with the host");
+static_assert(__builtin_offsetof(struct hadal_fp8_gemm_1d2d_params, scale_b) == 384,
+              "ABI with the host");
 static_assert(__builtin_offsetof(struct hadal_fp8_gemm_1d2d_params, m) == 408, "ABI with the host");
 
 #endif

@@ -15,6 +15,7 @@ struct hadal_quantise_1x128_params {
 };
 
 static_assert(sizeof(struct hadal_quantise_1x128_params) == 48, "ABI with the host: size");
-static_assert(__builtin_offsetof(struct hadal_quantise_1x128_params, rows) == 40, "ABI with the host: rows");
+static_assert(__builtin_offsetof(struct hadal_quantise_1x128_params, rows) == 40,
+              "ABI with the host: rows");
 
 #endif

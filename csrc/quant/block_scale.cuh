@@ -1,5 +1,5 @@
-// The one rule by which a block of values becomes E4M3 codes and a scale:
-// scale = amax / 448, or 1 for a block of zeros; code = nearest(value / scale), both IEEE divisions.
+// The one rule by which a block of values becomes E4M3 codes and a scale: scale = amax / 448, or 1
+// for a block of zeros; code = nearest(value / scale), both IEEE divisions.
 #pragma once
 
 #include "isa/convert.cuh"

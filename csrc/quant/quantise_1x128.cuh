@@ -4,11 +4,11 @@
 //   scale = amax == 0 ? 1 : amax / 448          (f32 division, to nearest even)
 //   code  = e4m3(x / scale)                     (f32 division, to nearest even; then rn.satfinite)
 //
-// (block_scale.cuh, shared with the kernels that quantise what they have just computed).
-// The division is by the scale as stored, never by way of an inverse, so code * scale is the nearest
+// (block_scale.cuh, shared with the kernels that quantise what they have just computed). The
+// division is by the scale as stored, never by way of an inverse, so code * scale is the nearest
 // that the format offers and an oracle reproduces every bit with two IEEE divisions. 448 is e4m3's
-// largest value. A NaN gives code 0x7f; an infinity makes the scale infinite, its own code 0x7f, and
-// every finite code of the block 0 (which times the scale is NaN: the block is lost, visibly).
+// largest value. A NaN gives code 0x7f; an infinity makes the scale infinite, its own code 0x7f,
+// and every finite code of the block 0 (which times the scale is NaN: the block is lost, visibly).
 //
 // Sixteen lanes hold one block, eight values each. Any grid; 256 threads.
 #pragma once
@@ -55,7 +55,8 @@ struct Values {
     }
 
     __device__ __forceinline__ uint2 codes(float scale) const {
-        return {quantise({x[0], x[1], x[2], x[3]}, scale), quantise({x[4], x[5], x[6], x[7]}, scale)};
+        return {quantise({x[0], x[1], x[2], x[3]}, scale),
+                quantise({x[4], x[5], x[6], x[7]}, scale)};
     }
 };
 

@@ -1,5 +1,5 @@
-//! FP8 GEMM: `D[m, n] = bf16(Σ over K blocks of scale_a · scale_b · (A block · B block))`, A and B E4M3
-//! and K-major, one scale of A per row and 128 of K, one scale of B per 128×128.
+//! FP8 GEMM: `D[m, n] = bf16(Σ over K blocks of scale_a · scale_b · (A block · B block))`, A and B
+//! E4M3 and K-major, one scale of A per row and 128 of K, one scale of B per 128×128.
 //!
 //! [`GemmDesc`] → [`GemmPlan`] (pure) → [`Fp8Gemm`] (kernel loaded) → [`Fp8Gemm::run`] with checked
 //! operands. Three forms ([`Form`]): dense, grouped contiguous, grouped masked.

@@ -325,9 +325,9 @@ impl<'a> Bf16Matrix<'a> {
 pub enum Groups<'a> {
     /// Dense form: there is one.
     None,
-    /// Contiguous form: the group of each row, `[rows]`. A negative number marks padding, and so does
-    /// one that is no group: such rows of D are not written. Within a block of 128 rows only the
-    /// group of the block's first row counts.
+    /// Contiguous form: the group of each row, `[rows]`. A negative number marks padding, and so
+    /// does one that is no group: such rows of D are not written. Within a block of 128 rows only
+    /// the group of the block's first row counts.
     OfRows(View<'a, i32>),
     /// Masked form: rows in use of each slot, `[groups]`. Below 0 counts as 0, above the slot as
     /// all of it.

@@ -13,7 +13,8 @@ pub const BLOCK: u32 = 128;
 /// Rows at multiples of which groups begin in the contiguous form: a multiple of every tile.
 pub const GROUP_ALIGNMENT: u32 = 128;
 
-/// Scales per row of M-major storage: `rows` rounded up so that rows begin at multiples of 16 bytes.
+/// Scales per row of M-major storage: `rows` rounded up so that rows begin at multiples of 16
+/// bytes.
 #[must_use]
 pub const fn scale_stride(rows: u32) -> u32 {
     rows.next_multiple_of(4)

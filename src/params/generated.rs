@@ -342,7 +342,7 @@ pub struct Fp8Gemm1d2dParams {
     pub scale_b: u64,
     #[doc = " Device address of D, BF16 \\[rows, N\\], contiguous, 16-byte aligned."]
     pub d: u64,
-    #[doc = " Device address of int32. Contiguous: the group of each row \\[m\\], negative = padding. Masked: the\n rows in use of each group \\[group_count\\]. Dense: 0."]
+    #[doc = " Device address of int32. Contiguous: the group of each row \\[m\\], negative = padding. Masked:\n the rows in use of each group \\[group_count\\]. Dense: 0."]
     pub groups: u64,
     #[doc = " rows of A (dense, contiguous), or of each group's slot (masked)"]
     pub m: u32,

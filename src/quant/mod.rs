@@ -116,8 +116,8 @@ impl Quantise {
     }
 
     /// Enqueues the quantisation of `input` `[rows, columns]` into `codes` `[rows, columns]` and
-    /// `scales` (the plan's number) on `stream` and returns; nothing is waited for. Padding of M-major
-    /// scales is not written.
+    /// `scales` (the plan's number) on `stream` and returns; nothing is waited for. Padding of
+    /// M-major scales is not written.
     ///
     /// # Errors
     /// A length or an alignment (input 16 bytes, codes 8, scales 4) that does not fit,

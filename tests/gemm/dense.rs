@@ -97,10 +97,20 @@ fn zeros_give_zeros() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 12,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn any_shape(m in 1usize..300, n in 1usize..4, k in 1usize..12, tile in 0usize..2, sms in 1u32..9) {
+    fn any_shape(
+        m in 1usize..300,
+        n in 1usize..4,
+        k in 1usize..12,
+        tile in 0usize..2,
+        sms in 1u32..9,
+    ) {
         let device = Device::open();
         check(&device, [m, n * 128, k * 128], (Tile::ALL[tile], sms));
     }
