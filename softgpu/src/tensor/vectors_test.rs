@@ -1,10 +1,14 @@
 //! The model against every vector recorded on an H100 (`testdata/tensor-core`, see its README).
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::convert;
 use super::format::Format;
 use super::model::{Accumulator, Family, Mma, Order, Rounding, Schedule, dot_with};
+use super::wgmma::{A_BYTES, Accumulators, Addend, Tile};
+use crate::exec::regs::{RegFile, Slot};
+use crate::ir::{MmaTy, Wgmma};
 
 /// One recorded set: operands of every row, and what the GPU returned.
 struct Set {
@@ -171,5 +175,64 @@ fn wrong_parameters_disagree() {
             assert_visible(&set, "C first", |s| s.add_c_last = false);
             assert_visible(&set, "one group", |s| s.group = k);
         }
+    }
+}
+
+/// The same rows through whole tiles: row i of A against column i of B, so the diagonal of D.
+#[test]
+fn recorded_rows_agree_through_wgmma_tiles() {
+    for (folder, ty) in [("E4M3", MmaTy::E4M3), ("E5M2", MmaTy::E5M2)] {
+        let format = if ty == MmaTy::E4M3 {
+            Format::E4M3
+        } else {
+            Format::E5M2
+        };
+        let mma = Mma {
+            family: Family::Wgmma,
+            a: format,
+            b: format,
+            d: Accumulator::F32,
+        };
+        let set = load(folder, mma, "wgmma tiles");
+        let instruction = Wgmma {
+            n: 64,
+            k: 32,
+            d: MmaTy::F32,
+            a: ty,
+            b: ty,
+            a_regs: false,
+            negate_a: false,
+            negate_b: false,
+            transpose_a: false,
+            transpose_b: false,
+        };
+        let tile = Tile::new(&instruction).unwrap();
+        let slots: Vec<u32> = (0..32).collect();
+        let mut checked = 0;
+        for rows in set.rows.chunks(64) {
+            let pack = |row: &[u32]| {
+                row.iter()
+                    .map(|code| code.to_le_bytes()[0])
+                    .collect::<Vec<_>>()
+            };
+            let mut a: Vec<u8> = rows.iter().flat_map(|row| pack(&row.a)).collect();
+            let mut b: Vec<u8> = rows.iter().flat_map(|row| pack(&row.b)).collect();
+            a.resize(A_BYTES, 0);
+            b.resize(A_BYTES, 0);
+            let mut files: [RegFile; 4] =
+                std::array::from_fn(|_| RegFile::new(32, 0, Arc::new([])));
+            let mut d = Accumulators::new(files.each_mut(), &slots).unwrap();
+            tile.multiply_add(&a, &b, &mut d, Addend::Zero).unwrap();
+            for (i, row) in rows.iter().enumerate() {
+                // Register and lane of (i, i).
+                let register = 4 * (i / 8) + 2 * (i / 8 % 2) + i % 2;
+                let lane = 4 * (i % 8) + i % 8 / 2;
+                let slot = Slot(u32::try_from(register).unwrap());
+                let got = files[i / 16].lanes32(slot)[lane];
+                assert_eq!(got, row.d, "{folder} row {}", checked + i);
+            }
+            checked += rows.len();
+        }
+        assert_eq!(checked, 600);
     }
 }
