@@ -46,6 +46,15 @@ fn persistent_ctas() {
     }
 }
 
+/// DeepSeek-V3's hidden size as K: 56 promotions.
+#[test]
+fn a_deep_product() {
+    let device = Device::open();
+    for tile in Tile::ALL {
+        check(&device, [65, 128, 7168], (tile, 132));
+    }
+}
+
 /// More M blocks than a band of the scheduler holds.
 #[test]
 fn more_blocks_than_a_band() {
