@@ -186,7 +186,7 @@ pub(super) const ROWS: &[Row] = &[
     row("cvt", "@rnd .relu? .satfinite? :e4m3x2|e5m2x2|ue8m0x2 :f16x2|bf16x2", "d0,s1", |m, _| convert_packed(m)),
     row("cvt", "@rnd .relu? .satfinite? :f16x2|bf16x2 :e4m3x2|e5m2x2|ue8m0x2", "d0,s1", |m, _| convert_packed(m)),
 
-    row("mov", ":b32|u32|s32|f32|b64|u64|s64", "d0,r", |_, f| f.special.filter(|s| *s != Special::IsExplicitCluster).map(Op::Special)),
+    row("mov", ":b16|u16|s16|b32|u32|s32|b64|u64|s64", "d0,r", |_, f| f.special.filter(|s| *s != Special::IsExplicitCluster).map(Op::Special)),
     row("mov", ":pred",                     "d0,r", |_, f| (f.special == Some(Special::IsExplicitCluster)).then_some(Op::Special(Special::IsExplicitCluster))),
     row("mov", ":b16|b32|b64|b128",         "d0,k", pack),
     row("mov", ":b16|b32|b64|b128",         "m0,s0", unpack),

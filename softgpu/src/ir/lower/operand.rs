@@ -6,7 +6,7 @@ use crate::error::PtxError;
 use crate::ir::decode::Fixed;
 use crate::ir::decode::modifiers::Mods;
 use crate::ir::decode::pattern::{In, Role, Width};
-use crate::ir::{Class, FloatMod, Instr, IntOp, Op, Operand as Value, Reg, Space, Ty};
+use crate::ir::{Class, FloatMod, Instr, IntOp, Op, Operand as Value, Reg, Space, Special, Ty};
 use crate::ptx::ast::{Base, Instruction, Number, Operand};
 use crate::ptx::lexer::{Pos, Sym};
 use crate::ptx::number_bits;
@@ -64,10 +64,10 @@ impl Builder<'_, '_> {
             gather.fixed.sources = gather.src.len();
             gather.fixed.destinations = gather.dst.len();
             if let Some(op) = (form.build)(mods, &gather.fixed) {
-                return Ok(gather.finish(op));
+                return gather.finish(op);
             }
         }
-        let what = format!("`{}` with these operands", written());
+        let what = format!("`{}` with these modifiers and operands", written());
         Err(instruction.pos.unsupported(what))
     }
 }
@@ -86,11 +86,11 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
         }
     }
 
-    fn finish(mut self, op: Op) -> Lowered {
+    fn finish(mut self, op: Op) -> Result<Lowered, PtxError> {
         if let (Op::Special(special), Some(&reg)) = (&op, self.dst.first()) {
-            self.special_width(special_bytes(*special), reg);
+            self.special_width(*special, reg)?;
         }
-        Lowered {
+        Ok(Lowered {
             instr: Instr {
                 op,
                 guard: None,
@@ -100,20 +100,26 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
             },
             before: self.before,
             after: self.after,
-        }
+        })
     }
 
-    /// Reads a special register through a temporary of its own width.
-    fn special_width(&mut self, bytes: u32, reg: Reg) {
-        let (from, to) = match (bytes, reg.class) {
-            (4, Class::B64) => (Ty::U32, Ty::U64),
-            (8, Class::B32) => (Ty::U64, Ty::U32),
-            _ => return,
+    /// Reads a special register through a temporary of its own width where PTX allows another one.
+    fn special_width(&mut self, special: Special, reg: Reg) -> Result<(), PtxError> {
+        let bytes = self.builder.registers[reg.slot as usize].bytes;
+        let (to, from) = match (special_bytes(special), bytes) {
+            (8, 4) if special == Special::Gridid => (Ty::U32, Ty::U64),
+            (4, 2) => (Ty::U16, Ty::U32),
+            (own, _) if own == bytes => return Ok(()),
+            (own, _) => {
+                let message = format!("{special:?} has {} bits, not {}", own * 8, bytes * 8);
+                return Err(self.pos.syntax(message));
+            }
         };
         let temporary = self.temporary(from);
         self.dst[0] = temporary;
         let convert = self.conversion(to, from, reg, temporary);
         self.after.push(convert);
+        Ok(())
     }
 
     fn word(&self, sym: Sym) -> &'m str {
