@@ -17,7 +17,9 @@ use softgpu::ptx::parse;
 const GLOBAL: u64 = 0x0200_0000_1000;
 
 fn texts(folder: &str) -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ptx").join(folder);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/ptx")
+        .join(folder);
     let mut found: Vec<PathBuf> = fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -52,7 +54,11 @@ fn compare(path: &Path, text: &str, prefix: &str, found: &str) {
             .filter(|line| !line.starts_with(prefix))
             .map(str::to_owned)
             .collect();
-        lines.extend(found.iter().map(|line| format!("{prefix}{line}").trim_end().to_owned()));
+        lines.extend(
+            found
+                .iter()
+                .map(|line| format!("{prefix}{line}").trim_end().to_owned()),
+        );
         fs::write(path, lines.join("\n") + "\n").unwrap();
         return;
     }

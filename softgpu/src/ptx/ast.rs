@@ -103,7 +103,7 @@ pub(crate) struct Instruction {
 pub(crate) enum Statement {
     Open,
     Close,
-    Label(Sym, Pos),
+    Label(Sym),
     Reg(RegDecl),
     Variable(Variable),
     /// `label: .branchtargets a, b, c;`

@@ -35,7 +35,7 @@ impl Parser<'_> {
             Tok::Word(word) => {
                 self.advance()?;
                 if self.accept(b':')? {
-                    return self.label(word, pos, out);
+                    return self.label(word, out);
                 }
                 self.instruction(word, pos, None, out)
             }
@@ -51,8 +51,8 @@ impl Parser<'_> {
         }
     }
 
-    fn label(&mut self, word: Sym, pos: Pos, out: &mut Vec<Statement>) -> Result<(), PtxError> {
-        out.push(Statement::Label(word, pos));
+    fn label(&mut self, word: Sym, out: &mut Vec<Statement>) -> Result<(), PtxError> {
+        out.push(Statement::Label(word));
         match self.directive() {
             Some(".branchtargets") => {
                 self.advance()?;

@@ -327,11 +327,11 @@ impl<'a> Parser<'a> {
 
     fn extent(&mut self) -> Result<[u32; 3], PtxError> {
         let mut extent = [1; 3];
-        for axis in 0..3 {
+        for (axis, extent) in extent.iter_mut().enumerate() {
             if axis > 0 && !self.accept(b',')? {
                 break;
             }
-            extent[axis] = self.expect_u32("an extent")?;
+            *extent = self.expect_u32("an extent")?;
         }
         Ok(extent)
     }

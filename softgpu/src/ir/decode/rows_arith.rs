@@ -63,9 +63,16 @@ fn approx(op: FU, m: &Mods) -> Option<Op> {
     (m.rounding == Rounding::Approx).then(|| Op::FloatUnary(op, m.ty(0), float_mod(m)))
 }
 
-fn extremum(max: bool, m: &Mods) -> Option<Op> {
+/// Which end `min` and `max` take.
+#[derive(PartialEq, Eq)]
+enum End {
+    Min,
+    Max,
+}
+
+fn extremum(end: End, m: &Mods) -> Option<Op> {
     (m.has("xorsign") == m.has("abs")).then(|| Op::FMinMax {
-        max,
+        max: end == End::Max,
         ty: m.ty(0),
         ftz: m.has("ftz"),
         nan: m.has("NaN"),
@@ -83,11 +90,18 @@ fn half_of(m: &Mods) -> Option<I> {
     })
 }
 
-fn carry(op: I, m: &Mods, carry_in: bool) -> Option<Op> {
+/// The first of a carry chain, or a later one, which reads the carry.
+#[derive(PartialEq, Eq)]
+enum Link {
+    First,
+    Later,
+}
+
+fn carry(op: I, m: &Mods, link: Link) -> Option<Op> {
     Some(Op::Carry {
         op,
         ty: m.ty(0),
-        carry_in,
+        carry_in: link == Link::Later,
         carry_out: m.has("cc"),
     })
 }
@@ -137,15 +151,15 @@ pub(super) const ROWS: &[Row] = &[
     row("add", ":int",                               "d0,s0,s0", |m, _| int(I::Add, m)),
     row("add", ":u16x2|s16x2",                       "d0,s0,s0", |m, _| int(I::Add, m)),
     row("add", ".sat :s32",                          "d0,s0,s0", |m, _| int(I::AddSat, m)),
-    row("add", ".cc :u32|s32|u64|s64",               "d0,s0,s0", |m, _| carry(I::Add, m, false)),
-    row("addc", ".cc? :u32|s32|u64|s64",             "d0,s0,s0", |m, _| carry(I::Add, m, true)),
+    row("add", ".cc :u32|s32|u64|s64",               "d0,s0,s0", |m, _| carry(I::Add, m, Link::First)),
+    row("addc", ".cc? :u32|s32|u64|s64",             "d0,s0,s0", |m, _| carry(I::Add, m, Link::Later)),
     row("add", "@rnd? .ftz? .sat? :f32",             "d0,s0,s0", |m, _| float(FB::Add, m)),
     row("add", "@rnd? :f64",                         "d0,s0,s0", |m, _| float(FB::Add, m)),
     row("add", "@rnd? .ftz? .sat? :half",            "d0,s0,s0", |m, _| float(FB::Add, m)),
     row("sub", ":int",                               "d0,s0,s0", |m, _| int(I::Sub, m)),
     row("sub", ".sat :s32",                          "d0,s0,s0", |m, _| int(I::SubSat, m)),
-    row("sub", ".cc :u32|s32|u64|s64",               "d0,s0,s0", |m, _| carry(I::Sub, m, false)),
-    row("subc", ".cc? :u32|s32|u64|s64",             "d0,s0,s0", |m, _| carry(I::Sub, m, true)),
+    row("sub", ".cc :u32|s32|u64|s64",               "d0,s0,s0", |m, _| carry(I::Sub, m, Link::First)),
+    row("subc", ".cc? :u32|s32|u64|s64",             "d0,s0,s0", |m, _| carry(I::Sub, m, Link::Later)),
     row("sub", "@rnd? .ftz? .sat? :f32",             "d0,s0,s0", |m, _| float(FB::Sub, m)),
     row("sub", "@rnd? :f64",                         "d0,s0,s0", |m, _| float(FB::Sub, m)),
     row("sub", "@rnd? .ftz? .sat? :half",            "d0,s0,s0", |m, _| float(FB::Sub, m)),
@@ -156,8 +170,8 @@ pub(super) const ROWS: &[Row] = &[
     row("mul", "@rnd? .ftz? .sat? :half",            "d0,s0,s0", |m, _| float(FB::Mul, m)),
     row("mad", ".lo|.hi :int",                       "d0,s0,s0,s0", |m, _| Some(Op::Mad(half_of(m)?, m.ty(0)))),
     row("mad", ".wide :u16|s16|u32|s32",             "dw,s0,s0,sw", |m, _| Some(Op::Mad(I::MulWide, m.ty(0)))),
-    row("mad", ".lo|.hi .cc :u32|s32|u64|s64",       "d0,s0,s0,s0", |m, _| carry(half_of(m)?, m, false)),
-    row("madc", ".lo|.hi .cc? :u32|s32|u64|s64",     "d0,s0,s0,s0", |m, _| carry(half_of(m)?, m, true)),
+    row("mad", ".lo|.hi .cc :u32|s32|u64|s64",       "d0,s0,s0,s0", |m, _| carry(half_of(m)?, m, Link::First)),
+    row("madc", ".lo|.hi .cc? :u32|s32|u64|s64",     "d0,s0,s0,s0", |m, _| carry(half_of(m)?, m, Link::Later)),
     row("mad", "@rnd .ftz? .sat? :f32",              "d0,s0,s0,s0", |m, _| fma(m)),
     row("mad", "@rnd :f64",                          "d0,s0,s0,s0", |m, _| fma(m)),
     row("fma", "@rnd .ftz? .sat? :f32",              "d0,s0,s0,s0", |m, _| fma(m)),
@@ -171,10 +185,10 @@ pub(super) const ROWS: &[Row] = &[
     row("max", ":int",                               "d0,s0,s0", |m, _| int(I::Max, m)),
     row("min", ":u16x2|s16x2",                       "d0,s0,s0", |m, _| int(I::Min, m)),
     row("max", ":u16x2|s16x2",                       "d0,s0,s0", |m, _| int(I::Max, m)),
-    row("min", ".ftz? .NaN? .xorsign? .abs? :f32|f16|f16x2|bf16|bf16x2", "d0,s0,s0", |m, _| extremum(false, m)),
-    row("max", ".ftz? .NaN? .xorsign? .abs? :f32|f16|f16x2|bf16|bf16x2", "d0,s0,s0", |m, _| extremum(true, m)),
-    row("min", ":f64",                               "d0,s0,s0", |m, _| extremum(false, m)),
-    row("max", ":f64",                               "d0,s0,s0", |m, _| extremum(true, m)),
+    row("min", ".ftz? .NaN? .xorsign? .abs? :f32|f16|f16x2|bf16|bf16x2", "d0,s0,s0", |m, _| extremum(End::Min, m)),
+    row("max", ".ftz? .NaN? .xorsign? .abs? :f32|f16|f16x2|bf16|bf16x2", "d0,s0,s0", |m, _| extremum(End::Max, m)),
+    row("min", ":f64",                               "d0,s0,s0", |m, _| extremum(End::Min, m)),
+    row("max", ":f64",                               "d0,s0,s0", |m, _| extremum(End::Max, m)),
 
     row("neg", ":s16|s32|s64",                       "d0,s0", |m, _| unary(U::Neg, m)),
     row("abs", ":s16|s32|s64",                       "d0,s0", |m, _| unary(U::Abs, m)),

@@ -23,7 +23,7 @@ fn barrier_order(m: &Mods, strong: Order) -> bool {
     order && scope
 }
 
-fn arrive(m: &Mods, f: &Fixed, drop: bool) -> Option<Op> {
+fn arrive(m: &Mods, f: &Fixed) -> Option<Op> {
     let expect_tx = m.has("expect_tx");
     let no_complete = m.has("noComplete");
     let count = f.sources > 1 && !expect_tx;
@@ -36,15 +36,15 @@ fn arrive(m: &Mods, f: &Fixed, drop: bool) -> Option<Op> {
     let op = MbarOp::Arrive {
         expect_tx,
         count,
-        drop,
+        drop: m.has("arrive_drop"),
         no_complete,
     };
     mbarrier(op, m, f)
 }
 
-fn wait(m: &Mods, f: &Fixed, try_wait: bool) -> Option<Op> {
+fn wait(m: &Mods, f: &Fixed) -> Option<Op> {
     let op = MbarOp::Wait {
-        try_wait,
+        try_wait: m.has("try_wait"),
         parity: m.has("parity"),
     };
     (barrier_order(m, Order::Acquire) && m.space(0) != Space::SharedCluster)
@@ -146,7 +146,8 @@ fn tensor_store(m: &Mods, reduce: Option<RmwOp>) -> Option<Op> {
     }))
 }
 
-fn wait_group(f: &Fixed, read: bool) -> Option<Op> {
+fn wait_group(m: &Mods, f: &Fixed) -> Option<Op> {
+    let read = m.has("read");
     let pending = u32::try_from(f.imm(0)).ok()?;
     Some(Op::Bulk(BulkOp::WaitGroup { pending, read }))
 }
@@ -271,14 +272,14 @@ fn wgmma(m: &Mods, f: &Fixed) -> Option<Op> {
 pub(super) const ROWS: &[Row] = &[
     row("mbarrier", ".init @space? .b64",               "a0,su", |m, f| mbarrier(MbarOp::Init, m, f)),
     row("mbarrier", ".inval @space? .b64",              "a0", |m, f| mbarrier(MbarOp::Inval, m, f)),
-    row("mbarrier", ".arrive .expect_tx? .noComplete? @sem? @scope? @space? .b64", "Dq,a0,su?", |m, f| arrive(m, f, false)),
-    row("mbarrier", ".arrive_drop .expect_tx? .noComplete? @sem? @scope? @space? .b64", "Dq,a0,su?", |m, f| arrive(m, f, true)),
+    row("mbarrier", ".arrive .expect_tx? .noComplete? @sem? @scope? @space? .b64", "Dq,a0,su?", arrive),
+    row("mbarrier", ".arrive_drop .expect_tx? .noComplete? @sem? @scope? @space? .b64", "Dq,a0,su?", arrive),
     row("mbarrier", ".expect_tx @sem? @scope? @space? .b64", "a0,su", |m, f| transactions(MbarOp::ExpectTx, m, f)),
     row("mbarrier", ".complete_tx @sem? @scope? @space? .b64", "a0,su", |m, f| transactions(MbarOp::CompleteTx, m, f)),
-    row("mbarrier", ".test_wait @sem? @scope? @space? .b64", "dp,a0,sq", |m, f| wait(m, f, false)),
-    row("mbarrier", ".test_wait .parity @sem? @scope? @space? .b64", "dp,a0,su", |m, f| wait(m, f, false)),
-    row("mbarrier", ".try_wait @sem? @scope? @space? .b64", "dp,a0,sq,su?", |m, f| wait(m, f, true)),
-    row("mbarrier", ".try_wait .parity @sem? @scope? @space? .b64", "dp,a0,su,su?", |m, f| wait(m, f, true)),
+    row("mbarrier", ".test_wait @sem? @scope? @space? .b64", "dp,a0,sq", wait),
+    row("mbarrier", ".test_wait .parity @sem? @scope? @space? .b64", "dp,a0,su", wait),
+    row("mbarrier", ".try_wait @sem? @scope? @space? .b64", "dp,a0,sq,su?", wait),
+    row("mbarrier", ".try_wait .parity @sem? @scope? @space? .b64", "dp,a0,su,su?", wait),
     row("mbarrier", ".pending_count .b64",              "du,sq", |_, _| Some(Op::Mbarrier(MbarOp::PendingCount, Space::Shared, 0))),
 
     row("cp", ".async .ca|.cg .shared|.shared::cta .global .L2::cache_hint? .L2::64B|.L2::128B|.L2::256B?", "as,ag,c,su?,h!", |m, f| cp_async(f, m)),
@@ -293,8 +294,8 @@ pub(super) const ROWS: &[Row] = &[
     row("cp", ".async .bulk .prefetch .L2 .global .L2::cache_hint?", "fg,su,h!", |_, _| Some(Op::Bulk(BulkOp::Prefetch))),
     row("cp", ".async .bulk .prefetch .tensor @rank .L2 .global .tile? .L2::cache_hint?", "t,h!", |_, _| Some(Op::Bulk(BulkOp::Prefetch))),
     row("cp", ".async .bulk .commit_group",             "", |_, _| Some(Op::Bulk(BulkOp::CommitGroup))),
-    row("cp", ".async .bulk .wait_group",               "c", |_, f| wait_group(f, false)),
-    row("cp", ".async .bulk .wait_group .read",         "c", |_, f| wait_group(f, true)),
+    row("cp", ".async .bulk .wait_group",               "c", wait_group),
+    row("cp", ".async .bulk .wait_group .read",         "c", wait_group),
     row("cp", ".async .bulk .tensor @rank @space @space .tile? .mbarrier::complete_tx::bytes .L2::cache_hint?", "f0,t,fs,h!", |m, _| tensor_load(m)),
     row("cp", ".async .bulk .tensor @rank @space @space .tile? .mbarrier::complete_tx::bytes .multicast::cluster .L2::cache_hint?", "f0,t,fs,sh,h!", |m, _| tensor_load(m)),
     row("cp", ".async .bulk .tensor @rank @space @space .tile? .bulk_group .L2::cache_hint?", "t,f1,h!", |m, _| tensor_store(m, None)),

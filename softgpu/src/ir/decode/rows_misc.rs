@@ -100,10 +100,18 @@ fn branch(f: &Fixed) -> Option<Op> {
     Some(Op::Bra(*f.targets.first()?))
 }
 
-fn barrier(m: &Mods, aligned: bool) -> Option<Op> {
+/// `bar` is `barrier` with `.aligned`.
+fn bar(m: &Mods) -> Option<Op> {
     Some(Op::Bar {
         arrive: m.has("arrive"),
-        aligned,
+        aligned: true,
+    })
+}
+
+fn barrier(m: &Mods) -> Option<Op> {
+    Some(Op::Bar {
+        arrive: m.has("arrive"),
+        aligned: m.has("aligned"),
     })
 }
 
@@ -199,14 +207,14 @@ pub(super) const ROWS: &[Row] = &[
     row("trap", "",                         "", |_, _| Some(Op::Trap)),
     row("brkpt", "",                        "", |_, _| Some(Op::Brkpt)),
 
-    row("bar", ".cta? .sync",               "su,su?", |m, _| barrier(m, true)),
-    row("bar", ".cta? .arrive",             "su,su", |m, _| barrier(m, true)),
+    row("bar", ".cta? .sync",               "su,su?", |m, _| bar(m)),
+    row("bar", ".cta? .arrive",             "su,su", |m, _| bar(m)),
     row("bar", ".cta? .red .popc :u32",     "du,su,sp", |m, _| Some(Op::BarRed(bar_red(m)))),
     row("bar", ".cta? .red .popc :u32",     "du,su,su,sp", |m, _| Some(Op::BarRed(bar_red(m)))),
     row("bar", ".cta? .red .and|.or :pred", "dp,su,sp", |m, _| Some(Op::BarRed(bar_red(m)))),
     row("bar", ".cta? .red .and|.or :pred", "dp,su,su,sp", |m, _| Some(Op::BarRed(bar_red(m)))),
-    row("barrier", ".cta? .sync .aligned?", "su,su?", |m, _| barrier(m, m.has("aligned"))),
-    row("barrier", ".cta? .arrive .aligned?", "su,su", |m, _| barrier(m, m.has("aligned"))),
+    row("barrier", ".cta? .sync .aligned?", "su,su?", |m, _| barrier(m)),
+    row("barrier", ".cta? .arrive .aligned?", "su,su", |m, _| barrier(m)),
     row("barrier", ".cta? .red .aligned? .popc :u32", "du,su,sp", |m, _| Some(Op::BarRed(bar_red(m)))),
     row("barrier", ".cta? .red .aligned? .popc :u32", "du,su,su,sp", |m, _| Some(Op::BarRed(bar_red(m)))),
     row("barrier", ".cta? .red .aligned? .and|.or :pred", "dp,su,sp", |m, _| Some(Op::BarRed(bar_red(m)))),

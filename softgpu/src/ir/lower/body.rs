@@ -185,7 +185,7 @@ impl<'c, 'm> Builder<'c, 'm> {
             match statement {
                 Statement::Open => self.open_scope(scopes.next()),
                 Statement::Close => self.names.close(),
-                Statement::Label(name, _) => {
+                Statement::Label(name) => {
                     if let Some(Binding::Label(block)) = self.names.get(*name) {
                         self.start(block);
                     }
@@ -265,7 +265,7 @@ impl<'c, 'm> Builder<'c, 'm> {
         }
         let mut instr = lowered.instr;
         instr.guard = guard;
-        self.place(instr, opcode.starts_with("ret"));
+        self.place(instr, opcode);
         for mut instr in lowered.after {
             instr.guard = guard;
             self.push(instr);
@@ -274,11 +274,11 @@ impl<'c, 'm> Builder<'c, 'm> {
     }
 
     /// Adds an instruction, ending the block if it is control flow.
-    fn place(&mut self, instr: Instr, is_return: bool) {
+    fn place(&mut self, instr: Instr, opcode: &str) {
         let after = self.frames.last().and_then(|frame| frame.after);
         let target = match (&instr.op, after) {
             (Op::Bra(target), _) => Some(*target),
-            (Op::Exit, Some(after)) if is_return => Some(after),
+            (Op::Exit, Some(after)) if opcode.starts_with("ret") => Some(after),
             (Op::BrxIdx(_) | Op::Exit | Op::Trap, _) => None,
             _ => {
                 self.push(instr);
@@ -442,7 +442,7 @@ fn label_scopes(body: &[Statement]) -> Vec<Vec<Labelled<'_>>> {
             Statement::Close => {
                 open.pop();
             }
-            Statement::Label(name, _) => {
+            Statement::Label(name) => {
                 let scope = open.last().copied().unwrap_or(0);
                 scopes[scope].push(match body.get(index + 1) {
                     Some(Statement::BranchTargets(targets)) => Labelled::Targets(*name, targets),

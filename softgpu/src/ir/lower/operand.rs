@@ -470,7 +470,6 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
     fn narrowed(&mut self, reg: Reg, class: Class) -> Reg {
         let (to, from) = match (reg.class, class) {
             (Class::B64, Class::B32) => (Ty::U32, Ty::U64),
-            (Class::B32, Class::B64) => (Ty::U64, Ty::U32),
             _ => return reg,
         };
         let temporary = self.temporary(to);
@@ -574,7 +573,8 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
             Base::Name(sym) => match self.builder.names.get(*sym) {
                 Some(Binding::Reg(_)) => {
                     let (reg, vreg) = self.register(*sym)?;
-                    if vreg.bytes < 4 || !matches!(vreg.class, Class::B32 | Class::B64) {
+                    let short = class == Class::B32 && vreg == VReg::of(Ty::B32);
+                    if !short && vreg != VReg::of(Ty::B64) {
                         return Err(self.width_error(*sym, vreg, Ty::B64));
                     }
                     Value::Reg(self.narrowed(reg, class))

@@ -71,7 +71,7 @@ fn id(index: usize) -> u32 {
 /// Sends jumps to empty blocks on to where those lead.
 fn thread_jumps(raw: &mut [Raw]) {
     let mut forward: Vec<u32> = (0..raw.len()).map(id).collect();
-    for start in 0..raw.len() {
+    for (start, forward) in forward.iter_mut().enumerate() {
         let mut at = start;
         // A bound, since empty blocks may jump in a circle.
         for _ in 0..8 {
@@ -83,7 +83,7 @@ fn thread_jumps(raw: &mut [Raw]) {
                 _ => break,
             }
         }
-        forward[start] = id(at);
+        *forward = id(at);
     }
     for block in raw {
         if let Some(term) = &mut block.term {

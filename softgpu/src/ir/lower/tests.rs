@@ -118,10 +118,10 @@ fn random_instr(kind: u8, a: u32, b: u32, c: u32) -> Instr {
         10 => instr(wgmma(), &[w, (w + 1) % 12], &[(w + 2) % 12, (w + 3) % 12]),
         _ => instr(Op::WgmmaWait(0), &[], &[]),
     };
-    let guarded = b % 5 == 0 && !matches!(out.op, Op::Wgmma(_) | Op::WgmmaWait(_));
+    let guarded = b.is_multiple_of(5) && !matches!(out.op, Op::Wgmma(_) | Op::WgmmaWait(_));
     out.guard = guarded.then_some(Guard {
         slot: 20 + b % 4,
-        negated: c % 2 == 0,
+        negated: c.is_multiple_of(2),
     });
     out
 }
@@ -155,7 +155,7 @@ fn program() -> impl Strategy<Value = Vec<Raw>> {
                 _ => Term::Branch {
                     guard: Guard {
                         slot: 20 + kind as u32 % 4,
-                        negated: kind % 3 == 0,
+                        negated: kind.is_multiple_of(3),
                     },
                     taken: 1 + a % count,
                     next: 1 + b % count,
