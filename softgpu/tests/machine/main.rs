@@ -1,0 +1,10 @@
+//! The executor on hand-written PTX: scheduling within warps, barriers, asynchronous operations,
+//! clusters, several devices, faults. Expected values are computed here from the launch's shape.
+
+mod asynchronous;
+mod cluster;
+mod engine;
+mod harness;
+mod speed;
+mod sync;
+mod warp;
