@@ -36,7 +36,7 @@ pub(super) struct LaunchState {
     pub(super) dynamic_shared: u32,
     pub(super) params: Vec<u8>,
     pub(super) cooperative: bool,
-    /// Unique in the process: `%gridid`.
+    /// Unique in the engine, also the seed's stream: `%gridid`.
     pub(super) id: u64,
     /// Device address of the workspace of a cooperative launch, or 0: `%envreg1`, `%envreg2`.
     pub(super) workspace: u64,

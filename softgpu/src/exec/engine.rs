@@ -62,6 +62,8 @@ struct Shared {
     clock: Clock,
     scheduler: Mutex<Scheduler>,
     work: Condvar,
+    /// Launches so far.
+    launches: AtomicU64,
     stop: AtomicBool,
 }
 
@@ -89,6 +91,7 @@ impl Engine {
             clock: Clock::default(),
             scheduler: Mutex::new(Scheduler::new(&config)),
             work: Condvar::new(),
+            launches: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         };
         Self {
@@ -220,7 +223,6 @@ fn check(config: &Config, launch: &Launch) -> Result<Need, Fault> {
 }
 
 fn prepare(shared: &Shared, launch: Launch) -> Result<Arc<LaunchState>, Fault> {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
     let workspace = if launch.cooperative {
         new_workspace(&launch)?
     } else {
@@ -235,7 +237,7 @@ fn prepare(shared: &Shared, launch: Launch) -> Result<Arc<LaunchState>, Fault> {
         dynamic_shared: launch.dynamic_shared,
         params: launch.params,
         cooperative: launch.cooperative,
-        id: NEXT.fetch_add(1, Ordering::Relaxed),
+        id: shared.launches.fetch_add(1, Ordering::Relaxed) + 1,
         workspace,
         sms: shared.config.sms,
         aborted: AtomicBool::new(false),

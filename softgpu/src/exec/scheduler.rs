@@ -208,6 +208,9 @@ impl Scheduler {
             self.idle_rounds += 1;
             return Next::Sleep(self.pass_idle_time(clock, seeded));
         }
+        if self.begun.is_empty() && self.fresh.is_empty() {
+            return Next::Wait;
+        }
         let begin = self.turns % FRESH_TURN == 0 || self.idle_turns >= waiting;
         self.turns += 1;
         let queue = if self.begun.is_empty() || begin && !self.fresh.is_empty() {

@@ -54,6 +54,13 @@ enum Turn {
     Stop(Stop),
 }
 
+/// Whether a warp looks at its waits at the beginning of its slice, when they may also time out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    First,
+    Again,
+}
+
 /// Iterations of a loop that polls in vain before the warp gives way.
 const SPINS: u32 = 2;
 
@@ -126,12 +133,12 @@ impl Warp {
     /// # Errors
     /// The fault that ends the launch.
     pub(super) fn run(&mut self, env: &Env, st: &mut State, slice: u32) -> Result<Stop, Fault> {
-        self.look_at_waits(env, st);
+        self.look_at_waits(env, st, Look::First);
         let end = st.work + u64::from(slice);
         loop {
             let Some((at, limit)) = self.splits.select() else {
                 // What this warp did may have ended its own wait: the last arrival at a barrier.
-                self.look_at_waits(env, st);
+                self.look_at_waits(env, st, Look::Again);
                 if self.splits.select().is_some() {
                     continue;
                 }
@@ -529,11 +536,11 @@ impl Warp {
     }
 
     /// Resumes splits whose waits are over.
-    fn look_at_waits(&mut self, env: &Env, st: &mut State) {
+    fn look_at_waits(&mut self, env: &Env, st: &mut State, look: Look) {
         st.ctas[self.rank as usize].rouse(self.index);
         for index in 0..self.splits.len() {
             let split = *self.splits.at(index);
-            let (over, retry, expired) = self.wait_is_over(env, st, &split);
+            let (over, retry, expired) = self.wait_is_over(env, st, &split, look);
             if over {
                 let split = self.splits.at_mut(index);
                 split.wait = Wait::Run;
@@ -544,7 +551,13 @@ impl Warp {
     }
 
     /// Whether a wait is over; whether the instruction executes again; whether it timed out.
-    fn wait_is_over(&mut self, env: &Env, st: &State, split: &Split) -> (bool, bool, bool) {
+    fn wait_is_over(
+        &mut self,
+        env: &Env,
+        st: &State,
+        split: &Split,
+        look: Look,
+    ) -> (bool, bool, bool) {
         let cta = &st.ctas[self.rank as usize];
         let over = match split.wait {
             Wait::Run | Wait::Converge | Wait::WarpBarrier { .. } => return (false, false, false),
@@ -562,7 +575,7 @@ impl Warp {
                 until,
             } => {
                 let completed = super::mbar::completed(env, self.rank, offset, parity);
-                let late = st.expire || st.cycles() >= until;
+                let late = look == Look::First && (st.expire || st.cycles() >= until);
                 return (completed || late, true, !completed);
             }
             Wait::Bulk { pending, read } => {

@@ -77,7 +77,9 @@ const PIPELINE: &str = r"
 fn producer_and_consumer_share_a_ring() {
     let k = kernel(2, PIPELINE);
     let input = Words::on(0, 40 * 256);
-    let values: Vec<u32> = (0..40 * 256).map(|i: u32| i.wrapping_mul(2_654_435_761)).collect();
+    let values: Vec<u32> = (0..40 * 256)
+        .map(|i: u32| i.wrapping_mul(2_654_435_761))
+        .collect();
     input.write(&values);
     let out = Words::on(0, 32);
     let expected = |lane: usize| {
@@ -198,7 +200,9 @@ fn copies_complete_by_group_and_by_mbarrier() {
     input.write(&values);
     let out = Words::on(0, 32);
     run_seeds(&launch(&k, 1, 32, &[input.address, out.address]), || {
-        assert_words(&out.read(), |lane| values[lane * 4] + values[128 + lane * 4 + 1]);
+        assert_words(&out.read(), |lane| {
+            values[lane * 4] + values[128 + lane * 4 + 1]
+        });
         out.write(&[0; 32]);
     });
 }
@@ -250,5 +254,5 @@ fn faults_of_copies_name_the_instruction() {
         bytes: 64,
         write: true,
     };
-    assert_eq!((fault.kind, fault.line), (illegal, 10));
+    assert_eq!((fault.kind, fault.line), (illegal, 11));
 }

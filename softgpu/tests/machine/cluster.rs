@@ -40,7 +40,9 @@ fn peers_write_each_other_and_meet_at_the_barrier() {
     let mut shape = launch(&k, 8, 64, &[out.address]);
     shape.cluster = [4, 1, 1];
     run_seeds(&shape, || {
-        assert_words(&out.read(), |i| u32::try_from(i % 4 * 10 + i / 4 % 4).unwrap());
+        assert_words(&out.read(), |i| {
+            u32::try_from(i % 4 * 10 + i / 4 % 4).unwrap()
+        });
         out.write(&[0; 32]);
     });
 }

@@ -129,7 +129,10 @@ fn a_cooperative_grid_meets_at_its_barrier() {
     });
     shape.grid = [1000, 1, 1];
     let fault = run(shape).unwrap_err();
-    assert!(fault.to_string().contains("cooperative grid of 1000"), "{fault}");
+    assert!(
+        fault.to_string().contains("cooperative grid of 1000"),
+        "{fault}"
+    );
 }
 
 #[test]
@@ -155,8 +158,11 @@ fn the_first_fault_is_reported_with_its_place() {
         write: true,
     };
     assert_eq!(fault.kind, kind, "{fault}");
-    assert_eq!((fault.kernel.as_str(), fault.cta, fault.warp, fault.lane), ("k", [2, 0, 0], 1, 5));
-    assert_eq!(fault.line, 13);
+    assert_eq!(
+        (fault.kernel.as_str(), fault.cta, fault.warp, fault.lane),
+        ("k", [2, 0, 0], 1, 5)
+    );
+    assert_eq!(fault.line, 14);
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! Compiling PTX text, device memory, launches.
-#![expect(unsafe_code, reason = "tests read and write guest memory from the host")]
+#![expect(
+    unsafe_code,
+    reason = "tests read and write guest memory from the host"
+)]
 
 use std::sync::Arc;
 
@@ -99,7 +102,9 @@ pub(crate) fn run(launch: Launch) -> Result<Counters, Fault> {
 /// Runs without a seed and with a few.
 pub(crate) fn run_seeds(launch: &Launch, check: impl Fn()) {
     for seed in [None, Some(1), Some(2), Some(3)] {
-        machine(4, seed).run(launch.clone()).unwrap_or_else(|fault| panic!("seed {seed:?}: {fault}"));
+        machine(4, seed)
+            .run(launch.clone())
+            .unwrap_or_else(|fault| panic!("seed {seed:?}: {fault}"));
         check();
     }
 }
@@ -108,6 +113,9 @@ pub(crate) fn run_seeds(launch: &Launch, check: impl Fn()) {
 pub(crate) fn assert_words(found: &[u32], expected: impl Fn(usize) -> u32) {
     for (index, &word) in found.iter().enumerate() {
         let wanted = expected(index);
-        assert_eq!(word, wanted, "word {index}: {word:#x}, expected {wanted:#x}");
+        assert_eq!(
+            word, wanted,
+            "word {index}: {word:#x}, expected {wanted:#x}"
+        );
     }
 }

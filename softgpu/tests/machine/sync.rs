@@ -96,7 +96,7 @@ fn a_barrier_that_cannot_complete_is_a_deadlock() {
         panic!("{fault}");
     };
     assert!(waits.contains("barrier 5: 32 of 64"), "{waits}");
-    assert_eq!((fault.warp, fault.line), (0, 10), "{fault}");
+    assert_eq!((fault.warp, fault.line), (0, 11), "{fault}");
 }
 
 #[test]
@@ -172,7 +172,10 @@ fn work_does_not_use_up_deadlines() {
     let out = Words::on(0, 1);
     run(launch(&k, 1, 32, &[out.address])).unwrap();
     let nanoseconds = out.read()[0];
-    assert!((11_000_000..12_000_000).contains(&nanoseconds), "{nanoseconds} ns");
+    assert!(
+        (11_000_000..12_000_000).contains(&nanoseconds),
+        "{nanoseconds} ns"
+    );
 }
 
 #[test]

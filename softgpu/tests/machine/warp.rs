@@ -28,7 +28,11 @@ fn diverged_lanes_reconverge() {
     run(launch(&k, 1, 32, &[out.address])).unwrap();
     assert_words(&out.read(), |i| {
         let lane = u32::try_from(i / 2).unwrap();
-        if i % 2 == 0 { lane * lane.saturating_sub(1) / 2 } else { u32::MAX }
+        if i % 2 == 0 {
+            lane * lane.saturating_sub(1) / 2
+        } else {
+            u32::MAX
+        }
     });
 }
 
@@ -157,7 +161,13 @@ fn shuffles_votes_and_reductions() {
         let lane = u32::try_from(i / 8).unwrap();
         match i % 8 {
             0 => lane ^ 5,
-            1 => if lane < 3 { lane } else { lane - 3 },
+            1 => {
+                if lane < 3 {
+                    lane
+                } else {
+                    lane - 3
+                }
+            }
             2 => u32::from(lane >= 3),
             3 => lane / 8 * 8 + 2,
             4 => 496,
@@ -195,7 +205,9 @@ fn special_registers_name_the_thread() {
     shape.block = [5, 4, 3];
     let counters = run(shape).unwrap();
     assert_eq!(counters.ctas, 6);
-    assert_words(&out.read(), |i| u32::try_from((i / 60) << 16 | i % 60).unwrap());
+    assert_words(&out.read(), |i| {
+        u32::try_from((i / 60) << 16 | i % 60).unwrap()
+    });
 }
 
 #[test]
@@ -223,5 +235,7 @@ fn indexed_branches_take_their_targets() {
     );
     let out = Words::on(0, 32);
     run(launch(&k, 1, 32, &[out.address])).unwrap();
-    assert_words(&out.read(), |i| u32::try_from(i % 4 * 10 + 10 + 255).unwrap());
+    assert_words(&out.read(), |i| {
+        u32::try_from(i % 4 * 10 + 10 + 255).unwrap()
+    });
 }
