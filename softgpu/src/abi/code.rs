@@ -161,7 +161,9 @@ entries! { call:
     fn cuModuleLoadData(handle: Out<u64>, image: In<u8>) {
         load_module(handle, image, none())
     }
-    fn cuModuleLoadDataEx(handle: Out<u64>, image: In<u8>, count: u32, keys: In<u32>, values: In<u64>) {
+    fn cuModuleLoadDataEx(
+        handle: Out<u64>, image: In<u8>, count: u32, keys: In<u32>, values: In<u64>
+    ) {
         load_module(handle, image, Options { count, keys, values })
     }
     fn cuModuleLoadFatBinary(handle: Out<u64>, image: In<u8>) {
@@ -244,10 +246,14 @@ entries! { call:
     ) {
         add_data(handle, kind, data, size)
     }
-    fn cuLinkAddFile(handle: u64, _kind: u32, path: In<c_char>, _count: u32, _keys: In<u32>, _values: In<u64>) {
+    fn cuLinkAddFile(
+        handle: u64, _kind: u32, path: In<c_char>, _count: u32, _keys: In<u32>, _values: In<u64>
+    ) {
         link(handle)?.add(&read_file(path)?)
     }
-    fn cuLinkAddFile_v2(handle: u64, _kind: u32, path: In<c_char>, _count: u32, _keys: In<u32>, _values: In<u64>) {
+    fn cuLinkAddFile_v2(
+        handle: u64, _kind: u32, path: In<c_char>, _count: u32, _keys: In<u32>, _values: In<u64>
+    ) {
         link(handle)?.add(&read_file(path)?)
     }
     fn cuLinkComplete(handle: u64, image: Out<*const c_char>, bytes: Out<u64>) {

@@ -141,19 +141,29 @@ entries! { call:
     fn cuMemcpyDtoD_v2 | cuMemcpyDtoD_v2_ptds, default (dst: u64, src: u64, bytes: u64) {
         submit(linear((Device, dst), (Device, src), bytes), 0, default, Sync)
     }
-    fn cuMemcpyHtoDAsync_v2 | cuMemcpyHtoDAsync_v2_ptsz, default (dst: u64, src: u64, bytes: u64, on: u64) {
+    fn cuMemcpyHtoDAsync_v2 | cuMemcpyHtoDAsync_v2_ptsz, default (
+        dst: u64, src: u64, bytes: u64, on: u64
+    ) {
         submit(linear((Device, dst), (Host, src), bytes), on, default, Async)
     }
-    fn cuMemcpyDtoHAsync_v2 | cuMemcpyDtoHAsync_v2_ptsz, default (dst: u64, src: u64, bytes: u64, on: u64) {
+    fn cuMemcpyDtoHAsync_v2 | cuMemcpyDtoHAsync_v2_ptsz, default (
+        dst: u64, src: u64, bytes: u64, on: u64
+    ) {
         submit(linear((Host, dst), (Device, src), bytes), on, default, Async)
     }
-    fn cuMemcpyDtoDAsync_v2 | cuMemcpyDtoDAsync_v2_ptsz, default (dst: u64, src: u64, bytes: u64, on: u64) {
+    fn cuMemcpyDtoDAsync_v2 | cuMemcpyDtoDAsync_v2_ptsz, default (
+        dst: u64, src: u64, bytes: u64, on: u64
+    ) {
         submit(linear((Device, dst), (Device, src), bytes), on, default, Async)
     }
-    fn cuMemcpyPeer | cuMemcpyPeer_ptds, default (dst: u64, dst_context: u64, src: u64, src_context: u64, bytes: u64) {
+    fn cuMemcpyPeer | cuMemcpyPeer_ptds, default (
+        dst: u64, dst_context: u64, src: u64, src_context: u64, bytes: u64
+    ) {
         submit(peer(dst, dst_context, src, src_context, bytes)?, 0, default, Sync)
     }
-    fn cuMemcpyPeerAsync | cuMemcpyPeerAsync_ptsz, default (dst: u64, dst_context: u64, src: u64, src_context: u64, bytes: u64, on: u64) {
+    fn cuMemcpyPeerAsync | cuMemcpyPeerAsync_ptsz, default (
+        dst: u64, dst_context: u64, src: u64, src_context: u64, bytes: u64, on: u64
+    ) {
         submit(peer(dst, dst_context, src, src_context, bytes)?, on, default, Async)
     }
     fn cuMemcpy2D_v2 | cuMemcpy2D_v2_ptds, default (copy: In<Memcpy2d>) {
@@ -186,31 +196,47 @@ entries! { call:
     fn cuMemsetD32_v2 | cuMemsetD32_v2_ptds, default (at: u64, value: u32, count: u64) {
         fill((at, 0), &value.to_le_bytes(), (count, 1), (0, default), Sync)
     }
-    fn cuMemsetD2D8_v2 | cuMemsetD2D8_v2_ptds, default (at: u64, pitch: u64, value: u8, width: u64, height: u64) {
+    fn cuMemsetD2D8_v2 | cuMemsetD2D8_v2_ptds, default (
+        at: u64, pitch: u64, value: u8, width: u64, height: u64
+    ) {
         fill((at, pitch), &[value], (width, height), (0, default), Sync)
     }
-    fn cuMemsetD2D16_v2 | cuMemsetD2D16_v2_ptds, default (at: u64, pitch: u64, value: u16, width: u64, height: u64) {
+    fn cuMemsetD2D16_v2 | cuMemsetD2D16_v2_ptds, default (
+        at: u64, pitch: u64, value: u16, width: u64, height: u64
+    ) {
         fill((at, pitch), &value.to_le_bytes(), (width, height), (0, default), Sync)
     }
-    fn cuMemsetD2D32_v2 | cuMemsetD2D32_v2_ptds, default (at: u64, pitch: u64, value: u32, width: u64, height: u64) {
+    fn cuMemsetD2D32_v2 | cuMemsetD2D32_v2_ptds, default (
+        at: u64, pitch: u64, value: u32, width: u64, height: u64
+    ) {
         fill((at, pitch), &value.to_le_bytes(), (width, height), (0, default), Sync)
     }
     fn cuMemsetD8Async | cuMemsetD8Async_ptsz, default (at: u64, value: u8, count: u64, on: u64) {
         fill((at, 0), &[value], (count, 1), (on, default), Async)
     }
-    fn cuMemsetD16Async | cuMemsetD16Async_ptsz, default (at: u64, value: u16, count: u64, on: u64) {
+    fn cuMemsetD16Async | cuMemsetD16Async_ptsz, default (
+        at: u64, value: u16, count: u64, on: u64
+    ) {
         fill((at, 0), &value.to_le_bytes(), (count, 1), (on, default), Async)
     }
-    fn cuMemsetD32Async | cuMemsetD32Async_ptsz, default (at: u64, value: u32, count: u64, on: u64) {
+    fn cuMemsetD32Async | cuMemsetD32Async_ptsz, default (
+        at: u64, value: u32, count: u64, on: u64
+    ) {
         fill((at, 0), &value.to_le_bytes(), (count, 1), (on, default), Async)
     }
-    fn cuMemsetD2D8Async | cuMemsetD2D8Async_ptsz, default (at: u64, pitch: u64, value: u8, width: u64, height: u64, on: u64) {
+    fn cuMemsetD2D8Async | cuMemsetD2D8Async_ptsz, default (
+        at: u64, pitch: u64, value: u8, width: u64, height: u64, on: u64
+    ) {
         fill((at, pitch), &[value], (width, height), (on, default), Async)
     }
-    fn cuMemsetD2D16Async | cuMemsetD2D16Async_ptsz, default (at: u64, pitch: u64, value: u16, width: u64, height: u64, on: u64) {
+    fn cuMemsetD2D16Async | cuMemsetD2D16Async_ptsz, default (
+        at: u64, pitch: u64, value: u16, width: u64, height: u64, on: u64
+    ) {
         fill((at, pitch), &value.to_le_bytes(), (width, height), (on, default), Async)
     }
-    fn cuMemsetD2D32Async | cuMemsetD2D32Async_ptsz, default (at: u64, pitch: u64, value: u32, width: u64, height: u64, on: u64) {
+    fn cuMemsetD2D32Async | cuMemsetD2D32Async_ptsz, default (
+        at: u64, pitch: u64, value: u32, width: u64, height: u64, on: u64
+    ) {
         fill((at, pitch), &value.to_le_bytes(), (width, height), (on, default), Async)
     }
 }

@@ -40,7 +40,9 @@ entries! { call:
     fn cuEventRecord | cuEventRecord_ptsz, default (event: u64, on: u64) {
         record(event, on, default)
     }
-    fn cuEventRecordWithFlags | cuEventRecordWithFlags_ptsz, default (event: u64, on: u64, flags: u32) {
+    fn cuEventRecordWithFlags | cuEventRecordWithFlags_ptsz, default (
+        event: u64, on: u64, flags: u32
+    ) {
         if flags & !1 != 0 {
             return Err(Status::INVALID_VALUE);
         }

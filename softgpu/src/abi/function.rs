@@ -137,7 +137,9 @@ entries! { call:
     fn cuKernelGetParamInfo(kernel: u64, index: u64, offset: Out<u64>, bytes: Out<u64>) {
         param_info(&*function(kernel)?, index, offset, bytes)
     }
-    fn cuOccupancyMaxActiveBlocksPerMultiprocessor(count: Out<i32>, handle: u64, threads: i32, dynamic: u64) {
+    fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
+        count: Out<i32>, handle: u64, threads: i32, dynamic: u64
+    ) {
         active_blocks(count, handle, threads, dynamic)
     }
     fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
@@ -161,7 +163,9 @@ entries! { call:
         }
         best_block((min_grid, block), handle, shared_for, dynamic, limit)
     }
-    fn cuOccupancyAvailableDynamicSMemPerBlock(bytes: Out<u64>, handle: u64, blocks: i32, threads: i32) {
+    fn cuOccupancyAvailableDynamicSMemPerBlock(
+        bytes: Out<u64>, handle: u64, blocks: i32, threads: i32
+    ) {
         let function = function(handle)?;
         let (blocks, threads) = (natural(blocks)?, natural(threads)?);
         bytes.set(occupancy::available_dynamic_shared(&function, blocks, threads)?)

@@ -66,7 +66,9 @@ entries! { call:
         }
         pointer.set(memory::alloc(&context, bytes)?)
     }
-    fn cuMemAllocPitch_v2(pointer: Out<u64>, pitch: Out<u64>, width: u64, height: u64, element: u32) {
+    fn cuMemAllocPitch_v2(
+        pointer: Out<u64>, pitch: Out<u64>, width: u64, height: u64, element: u32
+    ) {
         let context = healthy()?;
         if pointer.is_null() || pitch.is_null() || !matches!(element, 4 | 8 | 16) {
             return Err(Status::INVALID_VALUE);

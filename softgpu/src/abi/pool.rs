@@ -108,7 +108,9 @@ entries! { call:
     fn cuMemAllocAsync | cuMemAllocAsync_ptsz, default (pointer: Out<u64>, bytes: u64, on: u64) {
         alloc(pointer, bytes, None, (on, default))
     }
-    fn cuMemAllocFromPoolAsync | cuMemAllocFromPoolAsync_ptsz, default (pointer: Out<u64>, bytes: u64, handle: u64, on: u64) {
+    fn cuMemAllocFromPoolAsync | cuMemAllocFromPoolAsync_ptsz, default (
+        pointer: Out<u64>, bytes: u64, handle: u64, on: u64
+    ) {
         alloc(pointer, bytes, Some(handle), (on, default))
     }
     fn cuMemFreeAsync | cuMemFreeAsync_ptsz, default (pointer: u64, on: u64) {

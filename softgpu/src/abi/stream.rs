@@ -95,7 +95,9 @@ entries! { call:
     fn cuStreamGetCtx | cuStreamGetCtx_ptsz, default (on: u64, handle: Out<u64>) {
         handle.set(context::stream(on, default)?.0.handle)
     }
-    fn cuStreamGetCtx_v2 | cuStreamGetCtx_v2_ptsz, default (on: u64, handle: Out<u64>, green: Out<u64>) {
+    fn cuStreamGetCtx_v2 | cuStreamGetCtx_v2_ptsz, default (
+        on: u64, handle: Out<u64>, green: Out<u64>
+    ) {
         green.set_if(0);
         handle.set(context::stream(on, default)?.0.handle)
     }
@@ -117,7 +119,9 @@ entries! { call:
     fn cuStreamIsCapturing | cuStreamIsCapturing_ptsz, default (on: u64, status: Out<u32>) {
         not_capturing(on, default, status, Out::at(0))
     }
-    fn cuStreamGetCaptureInfo | cuStreamGetCaptureInfo_ptsz, default (on: u64, status: Out<u32>, id: Out<u64>) {
+    fn cuStreamGetCaptureInfo | cuStreamGetCaptureInfo_ptsz, default (
+        on: u64, status: Out<u32>, id: Out<u64>
+    ) {
         not_capturing(on, default, status, id)
     }
     fn cuStreamGetCaptureInfo_v2 | cuStreamGetCaptureInfo_v2_ptsz, default (
@@ -141,7 +145,9 @@ entries! { call:
         // Nothing is ever captured; the default mode (global) is what stays in force.
         mode.set(0)
     }
-    fn cuLaunchHostFunc | cuLaunchHostFunc_ptsz, default (on: u64, function: HostFn, data: *mut c_void) {
+    fn cuLaunchHostFunc | cuLaunchHostFunc_ptsz, default (
+        on: u64, function: HostFn, data: *mut c_void
+    ) {
         let (context, stream) = context::stream(on, default)?;
         let function = function.ok_or(Status::INVALID_VALUE)?;
         let data = Data(data);

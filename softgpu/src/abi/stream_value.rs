@@ -78,19 +78,29 @@ fn batch(target: Target, count: u32, ops: In<BatchMemOp>, flags: u32) -> Result<
 }
 
 entries! { call:
-    fn cuStreamWaitValue32_v2 | cuStreamWaitValue32_v2_ptsz, default (on: u64, at: u64, value: u32, flags: u32) {
+    fn cuStreamWaitValue32_v2 | cuStreamWaitValue32_v2_ptsz, default (
+        on: u64, at: u64, value: u32, flags: u32
+    ) {
         wait((on, default), Width::Four, at, u64::from(value), flags)
     }
-    fn cuStreamWaitValue64_v2 | cuStreamWaitValue64_v2_ptsz, default (on: u64, at: u64, value: u64, flags: u32) {
+    fn cuStreamWaitValue64_v2 | cuStreamWaitValue64_v2_ptsz, default (
+        on: u64, at: u64, value: u64, flags: u32
+    ) {
         wait((on, default), Width::Eight, at, value, flags)
     }
-    fn cuStreamWriteValue32_v2 | cuStreamWriteValue32_v2_ptsz, default (on: u64, at: u64, value: u32, flags: u32) {
+    fn cuStreamWriteValue32_v2 | cuStreamWriteValue32_v2_ptsz, default (
+        on: u64, at: u64, value: u32, flags: u32
+    ) {
         write((on, default), Width::Four, at, u64::from(value), flags)
     }
-    fn cuStreamWriteValue64_v2 | cuStreamWriteValue64_v2_ptsz, default (on: u64, at: u64, value: u64, flags: u32) {
+    fn cuStreamWriteValue64_v2 | cuStreamWriteValue64_v2_ptsz, default (
+        on: u64, at: u64, value: u64, flags: u32
+    ) {
         write((on, default), Width::Eight, at, value, flags)
     }
-    fn cuStreamBatchMemOp_v2 | cuStreamBatchMemOp_v2_ptsz, default (on: u64, count: u32, ops: In<BatchMemOp>, flags: u32) {
+    fn cuStreamBatchMemOp_v2 | cuStreamBatchMemOp_v2_ptsz, default (
+        on: u64, count: u32, ops: In<BatchMemOp>, flags: u32
+    ) {
         batch((on, default), count, ops, flags)
     }
 }

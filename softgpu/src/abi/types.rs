@@ -144,3 +144,74 @@ pub(super) struct DeviceProp {
     pub(super) clock_rate: i32,
     pub(super) texture_align: i32,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use cudarc::driver::sys;
+
+    use super::*;
+
+    /// Size, and offsets of some fields, of a structure here and in cudarc's bindings.
+    macro_rules! assert_layout {
+        ($ours:ident = $theirs:ident { $($field:ident => $name:ident),* $(,)? }) => {
+            assert_eq!(size_of::<$ours>(), size_of::<sys::$theirs>(), stringify!($ours));
+            $(assert_eq!(
+                offset_of!($ours, $field),
+                offset_of!(sys::$theirs, $name),
+                "{}.{}", stringify!($ours), stringify!($field)
+            );)*
+        };
+    }
+
+    #[test]
+    fn layouts_are_those_of_cuda_h() {
+        assert_layout!(Memcpy2d = CUDA_MEMCPY2D_st {
+            src_y => srcY, src_type => srcMemoryType, src_host => srcHost,
+            src_device => srcDevice, src_pitch => srcPitch, dst_x => dstXInBytes,
+            dst_type => dstMemoryType, dst_host => dstHost, dst_device => dstDevice,
+            dst_pitch => dstPitch, width => WidthInBytes, height => Height,
+        });
+        assert_layout!(Memcpy3d = CUDA_MEMCPY3D_PEER_st {
+            src_lod => srcLOD, src_type => srcMemoryType, src_host => srcHost,
+            src_device => srcDevice, src_context => srcContext, src_pitch => srcPitch,
+            src_height => srcHeight, dst_x => dstXInBytes, dst_type => dstMemoryType,
+            dst_host => dstHost, dst_device => dstDevice, dst_context => dstContext,
+            dst_pitch => dstPitch, dst_height => dstHeight, width => WidthInBytes,
+            height => Height, depth => Depth,
+        });
+        assert_layout!(Memcpy3d = CUDA_MEMCPY3D_st {
+            src_context => reserved0, dst_context => reserved1, depth => Depth,
+        });
+        assert_layout!(MemLocation = CUmemLocation_st {
+            kind => type_, id => id,
+        });
+        assert_layout!(AllocationProp = CUmemAllocationProp_st {
+            handle_types => requestedHandleTypes, location => location,
+            win32 => win32HandleMetaData, compression => allocFlags,
+        });
+        assert_layout!(AccessDesc = CUmemAccessDesc_st {
+            location => location, flags => flags,
+        });
+        assert_layout!(PoolProps = CUmemPoolProps_st {
+            handle_types => handleTypes, location => location, max_size => maxSize,
+            usage => usage,
+        });
+        assert_layout!(LaunchConfig = CUlaunchConfig_st {
+            grid => gridDimX, block => blockDimX, shared_bytes => sharedMemBytes,
+            stream => hStream, attributes => attrs, attribute_count => numAttrs,
+        });
+        assert_layout!(LaunchAttribute = CUlaunchAttribute_st {
+            id => id, words => value,
+        });
+        assert_layout!(DeviceProp = CUdevprop_st {
+            max_threads_dim => maxThreadsDim, max_grid_size => maxGridSize,
+            warp_size => SIMDWidth, texture_align => textureAlign,
+        });
+        assert_eq!(
+            size_of::<BatchMemOp>(),
+            size_of::<sys::CUstreamBatchMemOpParams>()
+        );
+    }
+}

@@ -10,6 +10,7 @@ mod hopper;
 mod kernels;
 mod memory;
 mod multi_device;
+mod safe_client;
 mod streams;
 mod symbols;
 mod virtual_memory;

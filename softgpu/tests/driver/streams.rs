@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use cudarc::driver::sys::CUresult;
+use cudarc::driver::sys::{self, CUresult};
 
-use crate::support::{BASIC, Context, DEFAULT, alloc, download, function, module, stream};
+use crate::support::{BASIC, Context, DEFAULT, alloc, download, function, library, module, stream};
 
 const NOT_READY: CUresult = CUresult::CUDA_ERROR_NOT_READY;
 
@@ -159,4 +159,42 @@ fn stream_writes_follow_earlier_work() {
         code!(cuStreamWriteValue32_v2(s, words + 2, 5, 0)),
         CUresult::CUDA_ERROR_INVALID_VALUE
     );
+}
+
+#[test]
+fn per_thread_names_use_a_stream_of_the_thread() {
+    type Fill = unsafe extern "C" fn(u64, u32, usize, usize) -> u32;
+    type Sync = unsafe extern "C" fn(usize) -> u32;
+    let context = Context::new(0);
+    let words = alloc::<u32>(1);
+    let gate = pinned_word();
+    // SAFETY: the signatures are those of cuda.h.
+    let fill = unsafe { library().get::<Fill>(b"cuMemsetD32Async_ptsz") }.unwrap();
+    // SAFETY: as above.
+    let sync = unsafe { library().get::<Sync>(b"cuStreamSynchronize_ptsz") }.unwrap();
+    // Hold up this thread's own default stream; another thread's goes on.
+    const PER_THREAD: *mut sys::CUstream_st = std::ptr::without_provenance_mut(2);
+    cu!(cuStreamWaitValue32_v2(
+        PER_THREAD,
+        device_address(gate),
+        1,
+        1
+    ));
+    // SAFETY: a word of device memory, a null stream.
+    assert_eq!(unsafe { fill(words, 1, 1, 0) }, 0);
+    assert_eq!(code!(cuStreamQuery(PER_THREAD)), NOT_READY);
+    let shared = context.0.addr();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            cu!(cuCtxSetCurrent(std::ptr::without_provenance_mut(shared)));
+            // SAFETY: as above.
+            assert_eq!(unsafe { fill(words, 2, 1, 0) }, 0);
+            // SAFETY: a null stream.
+            assert_eq!(unsafe { sync(0) }, 0);
+        });
+    });
+    gate.store(1, Ordering::Release);
+    // SAFETY: a null stream.
+    assert_eq!(unsafe { sync(0) }, 0);
+    assert_eq!(download::<u32>(words, 1), [1]);
 }
