@@ -166,10 +166,10 @@ impl Lane<'_> {
                 dir,
                 done,
                 multicast,
-            } => Ok((self.linear(dir, multicast, None)?, done)),
+            } => Ok((self.linear(dir, multicast.then_some(4), None)?, done)),
             BulkOp::Reduce { dir, done, op, ty } => {
                 let reduction = reduction(op, data_type(ty)?)?;
-                Ok((self.linear(dir, false, Some(reduction))?, done))
+                Ok((self.linear(dir, None, Some(reduction))?, done))
             }
             BulkOp::TensorLoad { rank, multicast } => {
                 let map = self.map(ctx, 1)?;
@@ -212,7 +212,7 @@ impl Lane<'_> {
     fn linear(
         &self,
         dir: BulkDir,
-        multicast: bool,
+        mask: Option<usize>,
         reduction: Option<Reduction>,
     ) -> Result<Transfer, FaultKind> {
         let bytes = self.size(2)?;
@@ -222,7 +222,7 @@ impl Lane<'_> {
                     address: self.global(1)?,
                     bytes,
                 },
-                targets: self.targets((0, 3), bytes, multicast.then_some(4))?,
+                targets: self.targets((0, 3), bytes, mask)?,
                 reduction: None,
             },
             BulkDir::SharedToCluster => Transfer::Load {
@@ -263,7 +263,7 @@ impl Warp {
             }
             BulkOp::WaitGroup { pending, read } => {
                 self.bulk.settle(&st.inflight);
-                let done = self.bulk.at_most(mask, pending, read);
+                let done = self.bulk.at_most(mask, pending, read.into());
                 let wait = Wait::Bulk { pending, read };
                 return Ok(if done { Step::Next } else { Step::Wait(wait) });
             }

@@ -215,7 +215,14 @@ impl Cluster {
                 self.release_spinning();
                 continue;
             }
-            if let Some(outcome) = self.stalled(env, progress)? {
+            if let Some(outcome) = self.stalled(
+                env,
+                if progress {
+                    Outcome::Busy
+                } else {
+                    Outcome::Idle
+                },
+            )? {
                 return Ok(outcome);
             }
         }
@@ -301,17 +308,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// Nothing can run, is in flight or spins.
-    fn stalled(&mut self, env: &Env, progress: bool) -> Result<Option<Outcome>, Fault> {
+    /// Nothing can run, is in flight or spins; `so_far` is what the turn comes to if that is all.
+    fn stalled(&mut self, env: &Env, so_far: Outcome) -> Result<Option<Outcome>, Fault> {
         let waits = || self.warps.iter().flat_map(|warp| warp.splits.iter());
         let sleeping = waits().any(|split| matches!(split.wait, Wait::Sleep { .. }));
         let timed = waits().any(|split| matches!(split.wait, Wait::Mbarrier { .. }));
         if sleeping {
-            return Ok(Some(if progress {
-                Outcome::Busy
-            } else {
-                Outcome::Idle
-            }));
+            return Ok(Some(so_far));
         }
         let activity = self.st.settle_tally();
         if !timed || self.stalled_at == Some(activity) {
@@ -324,13 +327,7 @@ impl Cluster {
         self.st.expire = false;
         woken?;
         // After the first time the machine looks elsewhere before waits time out again.
-        Ok(before.map(|_| {
-            if progress {
-                Outcome::Busy
-            } else {
-                Outcome::Idle
-            }
-        }))
+        Ok(before.map(|_| so_far))
     }
 
     /// Gives each warp that can run one slice.

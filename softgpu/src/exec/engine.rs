@@ -273,7 +273,7 @@ pub(super) fn release_workspace(launch: &LaunchState) {
 fn work(shared: &Shared) {
     while !shared.stop.load(Ordering::Relaxed) {
         let mut scheduler = shared.scheduler.lock();
-        match scheduler.next(&shared.clock, shared.config.seed.is_some()) {
+        match scheduler.next(&shared.clock) {
             Next::Wait => {
                 let patience = std::time::Duration::from_millis(100);
                 shared.work.wait_for(&mut scheduler, patience);

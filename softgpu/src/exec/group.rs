@@ -23,6 +23,22 @@ struct Group {
     open: bool,
 }
 
+/// What a wait waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    /// Sources have been read.
+    Read,
+    /// Operations are complete.
+    Done,
+}
+
+impl From<bool> for Until {
+    /// From the flag `.read` of the instruction.
+    fn from(read: bool) -> Self {
+        if read { Self::Read } else { Self::Done }
+    }
+}
+
 /// The groups of the lanes of a warp.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Groups {
@@ -72,12 +88,15 @@ impl Groups {
 
     /// Whether for every lane of `mask` all groups but the `pending` youngest are complete, or
     /// have at least read their sources. Call [`Groups::settle`] first.
-    pub(super) fn at_most(&self, mask: u32, pending: u32, read: bool) -> bool {
+    pub(super) fn at_most(&self, mask: u32, pending: u32, until: Until) -> bool {
         // How many younger groups each lane has, as bit planes would do; lanes seldom differ.
         let mut younger = [0u32; 32];
         for group in self.groups.iter().rev() {
             let lanes = group.mask & mask;
-            let waits = if read { group.unread } else { group.open };
+            let waits = match until {
+                Until::Read => group.unread,
+                Until::Done => group.open,
+            };
             for lane in (0..32).filter(|lane| lanes >> lane & 1 != 0) {
                 if waits && younger[lane] >= pending {
                     return false;
@@ -103,7 +122,7 @@ impl Groups {
 
 #[cfg(test)]
 mod tests {
-    use super::Groups;
+    use super::{Groups, Until};
     use crate::exec::inflight::{InFlight, Op};
 
     #[test]
@@ -118,20 +137,23 @@ mod tests {
             groups.commit(1);
         }
         groups.settle(&flight);
-        assert!(groups.at_most(1, 3, false));
-        assert!(!groups.at_most(1, 2, false));
-        assert!(groups.at_most(2, 0, false), "another lane has no groups");
+        assert!(groups.at_most(1, 3, Until::Done));
+        assert!(!groups.at_most(1, 2, Until::Done));
+        assert!(
+            groups.at_most(2, 0, Until::Done),
+            "another lane has no groups"
+        );
         // The middle group completes first: the oldest still counts.
         let first = flight.pop_due(10).unwrap();
         let second = flight.pop_due(11).unwrap();
         flight.finish(second.id);
         groups.settle(&flight);
-        assert!(!groups.at_most(1, 2, false));
-        assert!(!groups.at_most(1, 1, false));
+        assert!(!groups.at_most(1, 2, Until::Done));
+        assert!(!groups.at_most(1, 1, Until::Done));
         flight.finish(first.id);
         groups.settle(&flight);
-        assert!(groups.at_most(1, 1, false));
-        assert!(!groups.at_most(1, 0, false));
+        assert!(groups.at_most(1, 1, Until::Done));
+        assert!(!groups.at_most(1, 0, Until::Done));
     }
 
     #[test]
@@ -142,11 +164,11 @@ mod tests {
         groups.add(id, 1);
         groups.commit(1);
         groups.settle(&flight);
-        assert!(!groups.at_most(1, 0, true));
+        assert!(!groups.at_most(1, 0, Until::Read));
         let op = flight.pop_due(5).unwrap();
         flight.push_again(9, op);
         groups.settle(&flight);
-        assert!(groups.at_most(1, 0, true));
-        assert!(!groups.at_most(1, 0, false));
+        assert!(groups.at_most(1, 0, Until::Read));
+        assert!(!groups.at_most(1, 0, Until::Done));
     }
 }

@@ -105,6 +105,8 @@ pub(super) struct Scheduler {
     idle_since: Option<Instant>,
     turns: u64,
     choice: Choice,
+    /// Schedules replay, so time is not taken from the wall.
+    seeded: bool,
 }
 
 impl fmt::Debug for Scheduler {
@@ -136,6 +138,7 @@ impl Scheduler {
             idle_since: None,
             turns: 0,
             choice: Choice::new(config.seed, u64::MAX),
+            seeded: config.seed.is_some(),
         }
     }
 
@@ -199,19 +202,19 @@ impl Scheduler {
     }
 
     /// What to do next.
-    pub(super) fn next(&mut self, clock: &Clock, seeded: bool) -> Next {
+    pub(super) fn next(&mut self, clock: &Clock) -> Next {
         let waiting = self.begun.len() as u64;
         let all_idle = self.fresh.is_empty() && self.idle_turns >= waiting.max(1);
         if waiting > 0 && all_idle {
             // Everyone gets another turn before the machine sleeps again.
             self.idle_turns = 0;
             self.idle_rounds += 1;
-            return Next::Sleep(self.pass_idle_time(clock, seeded));
+            return Next::Sleep(self.pass_idle_time(clock));
         }
         if self.begun.is_empty() && self.fresh.is_empty() {
             return Next::Wait;
         }
-        let begin = self.turns % FRESH_TURN == 0 || self.idle_turns >= waiting;
+        let begin = self.turns.is_multiple_of(FRESH_TURN) || self.idle_turns >= waiting;
         self.turns += 1;
         let queue = if self.begun.is_empty() || begin && !self.fresh.is_empty() {
             &mut self.fresh
@@ -229,7 +232,7 @@ impl Scheduler {
     }
 
     /// Lets time pass while everything polls; how long to sleep.
-    fn pass_idle_time(&mut self, clock: &Clock, seeded: bool) -> Duration {
+    fn pass_idle_time(&mut self, clock: &Clock) -> Duration {
         let doublings = self.idle_rounds.min(8);
         let sleep = SHORTEST_SLEEP
             .saturating_mul(1 << doublings)
@@ -238,7 +241,7 @@ impl Scheduler {
             self.idle_since = None;
             return SHORTEST_SLEEP;
         }
-        if seeded {
+        if self.seeded {
             clock.add_nanoseconds(nanoseconds(SHORTEST_SLEEP));
             return SHORTEST_SLEEP;
         }

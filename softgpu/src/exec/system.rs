@@ -10,6 +10,7 @@ use std::sync::atomic::{Ordering, fence};
 use super::access::MemCtx;
 use super::barrier::{Arrival, Reduction};
 use super::cta::{Env, Event, State};
+use super::group::Until;
 use super::inst::LaneFault;
 use super::kernel::Sys;
 use super::regs::Slot;
@@ -35,6 +36,14 @@ pub(super) struct Site<'a> {
     pub(super) instr: &'a Instr,
     pub(super) at: usize,
     pub(super) mask: u32,
+}
+
+/// The forms of `bar`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Sync,
+    Arrive,
+    Reduce,
 }
 
 impl Warp {
@@ -64,8 +73,9 @@ impl Warp {
                 execute_fence(*kind);
                 Ok(Step::Next)
             }
-            Op::Bar { arrive, .. } => self.barrier(st, site, *arrive, None),
-            Op::BarRed(red) => self.barrier(st, site, false, Some(*red)),
+            Op::Bar { arrive: true, .. } => self.barrier(st, site, Role::Arrive),
+            Op::Bar { .. } => self.barrier(st, site, Role::Sync),
+            Op::BarRed(_) => self.barrier(st, site, Role::Reduce),
             Op::BarWarp => Ok(self.warp_barrier(site)),
             Op::BarClusterArrive { .. } => self.cluster_arrive(st, mask),
             Op::BarClusterWait => {
@@ -74,9 +84,30 @@ impl Warp {
                 let wait = Wait::Cluster { phase };
                 Ok(if waits { Step::Wait(wait) } else { Step::Next })
             }
+            Op::Nanosleep => {
+                let ns = self.regs.operand_u64(&instr.src[0], mask.trailing_zeros()) as u32;
+                let until = st.cycles() + u64::from(ns) * CYCLES_PER_1000_NS / 1000;
+                let turn = st.turn;
+                Ok(Step::Wait(Wait::Sleep { until, turn }))
+            }
             Op::Mbarrier(op, space, offset) => {
                 self.mbarrier(env, st, (sys, at, mask), (*op, *space, *offset))
             }
+            _ => self.asynchronous(env, st, ctx, site),
+        }
+    }
+
+    /// Asynchronous operations; anything else is an operation of the warp's lanes.
+    fn asynchronous(
+        &mut self,
+        env: &Env,
+        st: &mut State,
+        ctx: &mut MemCtx<'_>,
+        site: Site<'_>,
+    ) -> Result<Step, LaneFault> {
+        let Site { instr, at, mask } = site;
+        let finished = |done, wait| if done { Step::Next } else { Step::Wait(wait) };
+        match &instr.op {
             Op::Bulk(op) => self.bulk(env, st, ctx, (instr, mask, *op)),
             Op::CpAsync {
                 bytes,
@@ -90,12 +121,8 @@ impl Warp {
             Op::CpAsyncWait(pending) => {
                 self.copies.settle(&st.inflight);
                 let pending = *pending;
-                let done = self.copies.at_most(mask, pending, false);
-                Ok(if done {
-                    Step::Next
-                } else {
-                    Step::Wait(Wait::CpAsync { pending })
-                })
+                let done = self.copies.at_most(mask, pending, Until::Done);
+                Ok(finished(done, Wait::CpAsync { pending }))
             }
             Op::Wgmma(shape) => self.wgmma(st, (instr, at), shape),
             Op::WgmmaCommit => {
@@ -106,32 +133,16 @@ impl Warp {
                 let pending = *pending;
                 let group = &st.ctas[self.rank as usize].warpgroups[self.index as usize / 4];
                 let done = self.wgmma.at_most(group, pending);
-                Ok(if done {
-                    Step::Next
-                } else {
-                    Step::Wait(Wait::Wgmma { pending })
-                })
-            }
-            Op::Nanosleep => {
-                let ns = self.regs.operand_u64(&instr.src[0], mask.trailing_zeros()) as u32;
-                let until = st.cycles() + u64::from(ns) * CYCLES_PER_1000_NS / 1000;
-                let turn = st.turn;
-                Ok(Step::Wait(Wait::Sleep { until, turn }))
+                Ok(finished(done, Wait::Wgmma { pending }))
             }
             _ => self.warp_operation(ctx, site),
         }
     }
 
-    fn barrier(
-        &mut self,
-        st: &mut State,
-        site: Site<'_>,
-        arrive: bool,
-        red: Option<BarRed>,
-    ) -> Result<Step, LaneFault> {
+    fn barrier(&mut self, st: &mut State, site: Site<'_>, role: Role) -> Result<Step, LaneFault> {
         let Site { instr, mask, .. } = site;
         let lane = mask.trailing_zeros();
-        let extra = usize::from(red.is_some());
+        let extra = usize::from(role == Role::Reduce);
         let count = (instr.src.len() > 1 + extra).then(|| &instr.src[1]);
         let key = |warp: &Self, lane| {
             let id = warp.regs.operand_u64(&instr.src[0], lane);
@@ -156,12 +167,10 @@ impl Warp {
         else {
             return Err(fault(format!("barrier {id} is not in 0..=15")));
         };
-        let yes = red.map_or(0, |_| {
-            instr
-                .src
-                .last()
-                .map_or(0, |operand| self.regs.operand_pred(operand))
-        });
+        let yes = match (role, instr.src.last()) {
+            (Role::Reduce, Some(operand)) => self.regs.operand_pred(operand),
+            _ => 0,
+        };
         let generation = barrier.generation();
         let whole = count.is_some() && lanes == self.live;
         let arrival = Arrival {
@@ -177,7 +186,7 @@ impl Warp {
         if done {
             cta.wake(Event::Barrier);
         }
-        let wait = if arrive {
+        let wait = if role == Role::Arrive {
             None
         } else {
             Some(Wait::Barrier {

@@ -151,10 +151,6 @@ impl Global for Memory {
     clippy::cast_possible_truncation,
     reason = "elements sit in the low bits of the word"
 )]
-#[expect(
-    clippy::cast_ptr_alignment,
-    reason = "the caller checked the alignment"
-)]
 fn combine_element(host: *mut u8, size: usize, operand: u64, reduction: Reduction) {
     let order = (Ordering::Relaxed, Ordering::Relaxed);
     match size {
@@ -197,21 +193,31 @@ impl Global for Collector<'_> {
     }
 }
 
-/// The shared memory of a CTA of the cluster.
-fn shared(env: &Env, rank: u32) -> &mut [u8] {
+/// Hands the shared memory of a CTA of the cluster to a function.
+fn with_shared<R>(env: &Env, rank: u32, function: impl FnOnce(&mut [u8]) -> R) -> R {
     let memory = env.shared[rank as usize];
-    // SAFETY: the block lives as long as `env`; the cluster belongs to this thread, and callers
-    // hold one such slice at a time.
-    unsafe { std::slice::from_raw_parts_mut(memory.base, memory.len as usize) }
+    // SAFETY: the block lives as long as `env`; the cluster belongs to this thread, and no caller
+    // nests two of these.
+    let shared = unsafe { std::slice::from_raw_parts_mut(memory.base, memory.len as usize) };
+    function(shared)
 }
 
-fn shared_range(env: &Env, (rank, offset): Place, bytes: u32) -> Result<&mut [u8], FaultKind> {
+/// Hands a range of shared memory to a function.
+fn with_range<R>(
+    env: &Env,
+    (rank, offset): Place,
+    bytes: u32,
+    function: impl FnOnce(&mut [u8]) -> Result<R, FaultKind>,
+) -> Result<R, FaultKind> {
     let start = offset as usize;
-    let range = shared(env, rank).get_mut(start..start + bytes as usize);
-    range.ok_or(FaultKind::IllegalAddress {
+    let illegal = FaultKind::IllegalAddress {
         address: offset.into(),
         bytes: bytes.into(),
         write: true,
+    };
+    with_shared(env, rank, |shared| {
+        let range = shared.get_mut(start..start + bytes as usize);
+        function(range.ok_or(illegal)?)
     })
 }
 
@@ -254,8 +260,10 @@ impl Transfer {
                 for lane in lanes.iter() {
                     let mut bytes = [0; 16];
                     Memory::of(env).read(lane.from, &mut bytes[..lane.read as usize])?;
-                    let to = shared_range(env, lane.to, lane.bytes)?;
-                    to.copy_from_slice(&bytes[..lane.bytes as usize]);
+                    with_range(env, lane.to, lane.bytes, |to| {
+                        to.copy_from_slice(&bytes[..lane.bytes as usize]);
+                        Ok(())
+                    })?;
                     st.counters.async_bytes += u64::from(lane.bytes);
                 }
                 Ok(Progress::Done)
@@ -272,21 +280,22 @@ fn deliver(
 ) -> Result<u32, FaultKind> {
     let mut memory = Memory::of(env);
     match source {
-        Source::Tensor { map, at } => {
-            copy::load(map, at, shared(env, place.0), place.1, &mut memory)
-        }
+        Source::Tensor { map, at } => with_shared(env, place.0, |shared| {
+            copy::load(map, at, shared, place.1, &mut memory)
+        }),
         Source::Global { address, bytes } => {
-            memory.read(*address, shared_range(env, place, *bytes)?)?;
+            with_range(env, place, *bytes, |to| memory.read(*address, to))?;
             Ok(*bytes)
         }
         Source::Shared { place: from, bytes } => {
-            let data = shared_range(env, *from, *bytes)?.to_vec();
-            let to = shared_range(env, place, *bytes)?;
-            match reduction {
-                Some(reduction) => reduction.row(to, &data),
-                None => to.copy_from_slice(&data),
-            }
-            Ok(*bytes)
+            let data = with_range(env, *from, *bytes, |from| Ok(from.to_vec()))?;
+            with_range(env, place, *bytes, |to| {
+                match reduction {
+                    Some(reduction) => reduction.row(to, &data),
+                    None => to.copy_from_slice(&data),
+                }
+                Ok(*bytes)
+            })
         }
     }
 }
@@ -295,12 +304,14 @@ fn stage(env: &Env, source: Place, destination: &Destination) -> Result<Staged, 
     let mut staged = Staged::default();
     match destination {
         Destination::Global { address, bytes } => {
-            let row = shared_range(env, source, *bytes)?;
-            Collector(&mut staged).write(*address, row)?;
+            let mut collector = Collector(&mut staged);
+            with_range(env, source, *bytes, |row| collector.write(*address, row))?;
         }
         Destination::Tensor { map, at } => {
-            let from = shared(env, source.0);
-            copy::store(map, at, from, source.1, &mut Collector(&mut staged))?;
+            let mut collector = Collector(&mut staged);
+            with_shared(env, source.0, |shared| {
+                copy::store(map, at, shared, source.1, &mut collector)
+            })?;
         }
     }
     Ok(staged)

@@ -11,7 +11,7 @@
 
 use super::counters::{EFFECTS, POLLS};
 use super::cta::{Env, Event, Origin, State, events};
-use super::group::Groups;
+use super::group::{Groups, Until};
 use super::inst::{Code, Inst, LaneFault};
 use super::kernel::{Flow, Kernel, Sys};
 use super::regs::{PredSlot, RegFile, Slot};
@@ -52,6 +52,28 @@ enum Turn {
     Stay,
     Switch,
     Stop(Stop),
+}
+
+/// One instruction of the machine: where it stands, and what runs it.
+#[derive(Debug, Clone, Copy)]
+struct Visit {
+    at: usize,
+    pc: u32,
+    /// Where the straight run began that has not been counted.
+    start: u32,
+    /// Lanes whose guard is true.
+    mask: u32,
+    /// Lanes of the split.
+    active: u32,
+    /// Work at which the slice ends.
+    end: u64,
+}
+
+/// Where the loop goes on.
+enum Go {
+    Next,
+    To(u32),
+    Leave(Option<Stop>),
 }
 
 /// Whether a warp looks at its waits at the beginning of its slice, when they may also time out.
@@ -183,7 +205,6 @@ impl Warp {
             ..
         } = *self.splits.at(at);
         let mut start = pc;
-        let alone = self.splits.len() == 1;
         loop {
             if pc == limit {
                 self.leave(at, pc);
@@ -212,53 +233,66 @@ impl Warp {
                     pc += 1;
                 }
                 Code::Sys(index) => {
-                    let sys = &kernel.sys[index as usize];
-                    if let Flow::Branch(target) = sys.flow
-                        && (mask == active || mask == 0)
-                    {
-                        if mask == 0 {
-                            pc += 1;
-                            continue;
+                    let visit = Visit {
+                        at,
+                        pc,
+                        start,
+                        mask,
+                        active,
+                        end,
+                    };
+                    match self.control(env, st, &mut ctx, (index, visit))? {
+                        Go::Next => pc += 1,
+                        Go::To(target) => {
+                            pc = target;
+                            start = target;
                         }
-                        let back = target <= pc;
-                        self.tally(kernel, st, at, start..pc + 1);
-                        pc = target;
-                        start = pc;
-                        if back {
-                            match self.backward(at, st, end) {
-                                Turn::Stay => {}
-                                Turn::Switch => {
-                                    self.leave(at, pc);
-                                    return Ok(None);
-                                }
-                                Turn::Stop(stop) => {
-                                    self.leave(at, pc);
-                                    return Ok(Some(stop));
-                                }
-                            }
-                        }
-                        if alone {
-                            continue;
-                        }
-                        self.leave(at, pc);
-                        return Ok(None);
+                        Go::Leave(stop) => return Ok(stop),
                     }
-                    if mask == 0 || sys.flow == Flow::Nop {
-                        pc += 1;
-                        continue;
-                    }
-                    self.leave(at, pc);
-                    let line = (pc, mask, inst.line);
-                    let stays = self.system(env, st, &mut ctx, (sys, at, line))?;
-                    if stays {
-                        pc += 1;
-                        continue;
-                    }
-                    self.tally_for(kernel, st, active, start..pc + 1);
-                    return Ok(None);
                 }
             }
         }
+    }
+
+    /// Executes an instruction of the machine: says where the loop goes on.
+    #[inline(always)]
+    fn control(
+        &mut self,
+        env: &Env,
+        st: &mut State,
+        ctx: &mut MemCtx<'_>,
+        (index, visit): (u32, Visit),
+    ) -> Result<Go, Fault> {
+        let kernel = &*env.launch.kernel;
+        let sys = &kernel.sys[index as usize];
+        let Visit { at, pc, mask, .. } = visit;
+        if mask == 0 || sys.flow == Flow::Nop {
+            return Ok(Go::Next);
+        }
+        let run = visit.start..pc + 1;
+        if let Flow::Branch(target) = sys.flow
+            && mask == visit.active
+        {
+            self.tally(kernel, st, at, run);
+            let turn = if target <= pc {
+                self.backward(at, st, visit.end)
+            } else {
+                Turn::Stay
+            };
+            let stop = match turn {
+                Turn::Stay if self.splits.len() == 1 => return Ok(Go::To(target)),
+                Turn::Stay | Turn::Switch => None,
+                Turn::Stop(stop) => Some(stop),
+            };
+            self.leave(at, target);
+            return Ok(Go::Leave(stop));
+        }
+        self.leave(at, pc);
+        if self.system(env, st, ctx, (sys, at, mask))? {
+            return Ok(Go::Next);
+        }
+        self.tally_for(kernel, st, visit.active, run);
+        Ok(Go::Leave(None))
     }
 
     fn leave(&mut self, at: usize, pc: u32) {
@@ -358,8 +392,9 @@ impl Warp {
         env: &Env,
         st: &mut State,
         ctx: &mut MemCtx<'_>,
-        (sys, at, (pc, mask, line)): (&Sys, usize, (u32, u32, u32)),
+        (sys, at, mask): (&Sys, usize, u32),
     ) -> Result<bool, Fault> {
+        let (pc, line) = (self.splits.at(at).pc, sys.instr.line);
         let fault =
             |warp: &Self, fault: LaneFault| env.fault(warp.origin(fault.lane, line), fault.kind);
         match &sys.flow {
@@ -580,11 +615,11 @@ impl Warp {
             }
             Wait::Bulk { pending, read } => {
                 self.bulk.settle(&st.inflight);
-                self.bulk.at_most(split.mask, pending, read)
+                self.bulk.at_most(split.mask, pending, read.into())
             }
             Wait::CpAsync { pending } => {
                 self.copies.settle(&st.inflight);
-                self.copies.at_most(split.mask, pending, false)
+                self.copies.at_most(split.mask, pending, Until::Done)
             }
             Wait::Wgmma { pending } => {
                 let group = &cta.warpgroups[self.index as usize / 4];

@@ -88,16 +88,17 @@ impl Warp {
 
     fn synchronous(&mut self, instr: &Instr, mask: u32, members: u32) {
         match instr.op {
-            Op::Elect { has_lane } => self.elect(instr, mask, has_lane),
+            Op::Elect { .. } => self.elect(instr, mask),
             Op::Vote(mode) => self.vote(instr, mask, mode),
-            Op::Match { all, .. } => self.matches(instr, mask, all),
+            Op::Match { .. } => self.matches(instr, mask),
             Op::Redux(op, ty) => self.redux(instr, mask, (op, ty)),
             Op::Shfl(mode) => self.shuffle(instr, mask, mode),
             _ => debug_assert!(false, "{members:#x}: not a synchronous operation"),
         }
     }
 
-    fn elect(&mut self, instr: &Instr, mask: u32, has_lane: bool) {
+    fn elect(&mut self, instr: &Instr, mask: u32) {
+        let has_lane = matches!(instr.op, Op::Elect { has_lane: true });
         let leader = mask.trailing_zeros();
         let mut dst = instr.dst.iter();
         if has_lane && let Some(&lane) = dst.next() {
@@ -119,7 +120,8 @@ impl Warp {
         self.write_uniform(instr.dst[0], mask, value);
     }
 
-    fn matches(&mut self, instr: &Instr, mask: u32, all: bool) {
+    fn matches(&mut self, instr: &Instr, mask: u32) {
+        let all = matches!(instr.op, Op::Match { all: true, .. });
         let values: [u64; 32] =
             std::array::from_fn(|lane| self.regs.operand_u64(&instr.src[0], lane as u32));
         let equal = |lane: u32| {
