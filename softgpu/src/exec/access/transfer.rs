@@ -193,7 +193,7 @@ impl<T: Held<R>, R: Raw, const V: usize> MemBody for Load<T, R, V> {
             Pattern::Uniform => {
                 for (k, out) in out.iter_mut().enumerate() {
                     // SAFETY: resolved for the active lanes, and aligned.
-                    let value = unsafe { element::<T, R>(first, k, mode.strong()) };
+                    let value = unsafe { element::<T, R>(first, k, mode) };
                     *out = [value; 32];
                 }
             }
@@ -204,8 +204,7 @@ impl<T: Held<R>, R: Raw, const V: usize> MemBody for Load<T, R, V> {
                     left &= left - 1;
                     for (k, out) in out.iter_mut().enumerate() {
                         // SAFETY: resolved for this lane, and aligned.
-                        out[lane] =
-                            unsafe { element::<T, R>(located.hosts[lane], k, mode.strong()) };
+                        out[lane] = unsafe { element::<T, R>(located.hosts[lane], k, mode) };
                     }
                 }
             }
@@ -224,9 +223,9 @@ impl<T: Held<R>, R: Raw, const V: usize> MemBody for Load<T, R, V> {
 /// # Safety
 /// The address is resolved for it, and aligned.
 #[inline(always)]
-unsafe fn element<T: Held<R>, R: Raw>(host: u64, index: usize, strong: bool) -> R {
+unsafe fn element<T: Held<R>, R: Raw>(host: u64, index: usize, mode: Mode) -> R {
     let at = at::<T::Memory>(host, index);
-    T::widen(if strong {
+    T::widen(if mode.strong() {
         // SAFETY: the caller's promise.
         unsafe { T::Memory::load_strong(at) }
     } else {

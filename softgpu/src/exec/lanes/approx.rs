@@ -15,28 +15,28 @@ use super::round::{Mode, exponent, finish, input, power, round_to};
 use super::value::{Bf16, F16};
 
 maps! {
-    Ex2<T: Float>(a: T) [imm] -> T { unary(a, imm, ex2) }
-    Tanh<T: Float>(a: T) [imm] -> T { unary(a, imm, tanh) }
-    Lg2(a: f32) [imm] -> f32 { unary(a, imm, lg2) }
-    Sin(a: f32) [imm] -> f32 { unary(a, imm, |x| sin_cos(x, 0.0)) }
-    Cos(a: f32) [imm] -> f32 { unary(a, imm, |x| sin_cos(x, 1.0)) }
-    RcpApprox(a: f32) [imm] -> f32 { unary(a, imm, |x| 1.0 / x) }
-    SqrtApprox(a: f32) [imm] -> f32 { unary(a, imm, f64::sqrt) }
-    RsqrtApprox(a: f32) [imm] -> f32 { unary(a, imm, |x| 1.0 / x.sqrt()) }
-    Ex2F16x2(a: [F16; 2]) [imm] -> [F16; 2] { [unary(a[0], imm, ex2), unary(a[1], imm, ex2)] }
-    TanhF16x2(a: [F16; 2]) [imm] -> [F16; 2] { [unary(a[0], imm, tanh), unary(a[1], imm, tanh)] }
-    Ex2Bf16x2(a: [Bf16; 2]) [imm] -> [Bf16; 2] { [unary(a[0], imm, ex2), unary(a[1], imm, ex2)] }
-    TanhBf16x2(a: [Bf16; 2]) [imm] -> [Bf16; 2] {
+    Ex2<T: Float>(a: T) [imm plain] -> T { unary(a, imm, ex2) }
+    Tanh<T: Float>(a: T) [imm plain] -> T { unary(a, imm, tanh) }
+    Lg2(a: f32) [imm plain] -> f32 { unary(a, imm, lg2) }
+    Sin(a: f32) [imm plain] -> f32 { unary(a, imm, |x| sin_cos(x, 0.0)) }
+    Cos(a: f32) [imm plain] -> f32 { unary(a, imm, |x| sin_cos(x, 1.0)) }
+    RcpApprox(a: f32) [imm plain] -> f32 { unary(a, imm, |x| 1.0 / x) }
+    SqrtApprox(a: f32) [imm plain] -> f32 { unary(a, imm, f64::sqrt) }
+    RsqrtApprox(a: f32) [imm plain] -> f32 { unary(a, imm, |x| 1.0 / x.sqrt()) }
+    Ex2F16x2(a: [F16; 2]) [imm plain] -> [F16; 2] { [unary(a[0], imm, ex2), unary(a[1], imm, ex2)] }
+    TanhF16x2(a: [F16; 2]) [imm plain] -> [F16; 2] { [unary(a[0], imm, tanh), unary(a[1], imm, tanh)] }
+    Ex2Bf16x2(a: [Bf16; 2]) [imm plain] -> [Bf16; 2] { [unary(a[0], imm, ex2), unary(a[1], imm, ex2)] }
+    TanhBf16x2(a: [Bf16; 2]) [imm plain] -> [Bf16; 2] {
         [unary(a[0], imm, tanh), unary(a[1], imm, tanh)]
     }
     /// `div.full`: 2 ulp over the whole range.
-    DivFull(a: f32, b: f32) [imm] -> f32 {
+    DivFull(a: f32, b: f32) [imm plain] -> f32 {
         let (a, b) = (input::<Single>(a.decode(), imm), input::<Single>(b.decode(), imm));
         f32::encode(finish::<Single>(round_to::<Single>(a / b, Mode::Nearest), imm))
     }
     /// `div.approx`: beyond |b| = 2^126 the reciprocal underflows, and the result is zero, or NaN
     /// for an infinite dividend.
-    DivApprox(a: f32, b: f32) [imm] -> f32 {
+    DivApprox(a: f32, b: f32) [imm plain] -> f32 {
         let (a, b) = (input::<Single>(a.decode(), imm), input::<Single>(b.decode(), imm));
         let large = b.abs() > power(126);
         let quotient = if large { a * 0.0f64.copysign(b) } else { a / b };
@@ -63,10 +63,12 @@ fn polynomial<const N: usize>(x: f64, coefficients: [f64; N]) -> f64 {
     sum
 }
 
+/// 1.5 · 2^52: adding it leaves no bits for fractions.
+const SHIFT: f64 = 6_755_399_441_055_744.0;
+
 /// x to the nearest integer, for |x| < 2^51.
 #[inline(always)]
 fn nearest(x: f64) -> f64 {
-    const SHIFT: f64 = 6_755_399_441_055_744.0;
     (x + SHIFT) - SHIFT
 }
 
@@ -91,9 +93,10 @@ fn ex2(x: f64) -> f64 {
     // Past these limits the result is zero or infinite in every format.
     let low = if x < -1000.0 { -1000.0 } else { x };
     let bounded = if low > 1000.0 { 1000.0 } else { low };
-    let whole = nearest(bounded);
-    let value = polynomial((bounded - whole) * std::f64::consts::LN_2, EXP);
-    value * power(whole as i32)
+    let shifted = bounded + SHIFT;
+    let value = polynomial((bounded - (shifted - SHIFT)) * std::f64::consts::LN_2, EXP);
+    // The integer stands in the low bits of the shifted value.
+    value * power(shifted.to_bits() as i32)
 }
 
 /// log2 x.

@@ -79,11 +79,11 @@ pub(crate) const PRMT_SELECTORS: [[u16; 4]; 6] = [
     [0x1010, 0x3232, 0x1010, 0x3232],
 ];
 
-/// Byte `i` of a word, extended as `signed` says.
+/// Byte `i` of a word, extended by its sign if `signed` is not zero.
 #[inline(always)]
-fn byte(word: u32, i: u32, signed: bool) -> i32 {
+fn byte(word: u32, i: u32, signed: u64) -> i32 {
     let byte = word >> (8 * i);
-    if signed {
+    if signed != 0 {
         i32::from(byte as i8)
     } else {
         i32::from(byte as u8)
@@ -125,7 +125,7 @@ maps! {
     }
     /// Immediate: bit 0 = bytes of `a` are signed, bit 1 = bytes of `b`.
     Dp4a(a: u32, b: u32, c: u32) [imm] -> u32 {
-        let product = |i| byte(a, i, imm & 1 != 0).wrapping_mul(byte(b, i, imm & 2 != 0));
+        let product = |i| byte(a, i, imm & 1).wrapping_mul(byte(b, i, imm & 2));
         let sum = product(0) + product(1) + product(2) + product(3);
         c.wrapping_add(sum as u32)
     }

@@ -3,6 +3,10 @@
 //! `sub.cc` sets the flag when it borrows and `subc` subtracts it.
 #![expect(unsafe_code, reason = "operands are read through raw pointers")]
 #![expect(clippy::cast_sign_loss, reason = "signed operands are handled as bits")]
+#![expect(
+    clippy::fn_params_excessive_bools,
+    reason = "the flag is a value, not an option"
+)]
 
 use std::marker::PhantomData;
 

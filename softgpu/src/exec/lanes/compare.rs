@@ -113,11 +113,11 @@ tests! {
     FloatLessEqual<Comparable>(a, b, imm) { a.number(imm) <= b.number(imm) }
     FloatDiffer<Comparable>(a, b, imm) {
         let (a, b) = (a.number(imm), b.number(imm));
-        a < b || a > b
+        (a < b) | (a > b)
     }
     FloatOrdered<Comparable>(a, b, imm) {
         let (a, b) = (a.number(imm), b.number(imm));
-        a <= b || a > b
+        !a.is_nan() & !b.is_nan()
     }
 }
 
@@ -222,6 +222,7 @@ impl<T: Value> Map for SlctInt<T> {
     type B = T;
     type C = i32;
     type D = T;
+    const PLAIN: bool = false;
     #[inline(always)]
     fn eval(a: T, b: T, c: i32, _: u64) -> T {
         if c >= 0 { a } else { b }
@@ -236,6 +237,7 @@ impl<T: Value> Map for SlctFloat<T> {
     type B = T;
     type C = f32;
     type D = T;
+    const PLAIN: bool = false;
     #[inline(always)]
     fn eval(a: T, b: T, c: f32, imm: u64) -> T {
         if c.number(imm) >= 0.0 { a } else { b }

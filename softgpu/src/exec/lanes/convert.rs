@@ -109,6 +109,7 @@ impl<A: Container, D: Container> Map for IntToInt<A, D> {
     type B = ();
     type C = ();
     type D = D;
+    const PLAIN: bool = false;
     #[inline(always)]
     fn eval(a: A, _: (), _: (), imm: u64) -> D {
         let (from, to) = (imm >> SOURCE_SHIFT & 0xff, imm >> TARGET_SHIFT & 0xff);
@@ -130,10 +131,10 @@ impl<A: Container, D: Container> Map for IntToInt<A, D> {
 /// Integer to float.
 pub(crate) struct IntToFloat<A, D>(PhantomData<(A, D)>);
 
-/// An integer as f64, rounded to odd.
+/// An integer as f64, rounded to odd; the field tells the sign.
 #[inline(always)]
-fn integer_to_f64(value: u64, signed: bool) -> f64 {
-    let negative = signed && (value as i64) < 0;
+fn integer_to_f64(value: u64, field: u64) -> f64 {
+    let negative = (field & SIGNED != 0) & ((value as i64) < 0);
     let magnitude = if negative {
         value.wrapping_neg()
     } else {
@@ -150,10 +151,11 @@ impl<A: Container, D: Target> Map for IntToFloat<A, D> {
     type B = ();
     type C = ();
     type D = D;
+    const PLAIN: bool = false;
     #[inline(always)]
     fn eval(a: A, _: (), _: (), imm: u64) -> D {
         let from = imm >> SOURCE_SHIFT & 0xff;
-        D::from_integer(extend(a.wide(), from), from & SIGNED != 0, imm)
+        D::from_integer(extend(a.wide(), from), from, imm)
     }
 }
 
@@ -165,6 +167,7 @@ impl<A: Source, D: Container> Map for FloatToInt<A, D> {
     type B = ();
     type C = ();
     type D = D;
+    const PLAIN: bool = false;
     #[inline(always)]
     fn eval(a: A, _: (), _: (), imm: u64) -> D {
         let to = imm >> TARGET_SHIFT & 0xff;
@@ -219,8 +222,8 @@ impl Source for f64 {
 pub(crate) trait Target: Value {
     /// Rounds and encodes as the immediate says.
     fn convert(x: f64, imm: u64) -> Self;
-    /// Of an integer.
-    fn from_integer(value: u64, signed: bool, imm: u64) -> Self;
+    /// Of an integer that is extended to 64 bits as the field says.
+    fn from_integer(value: u64, field: u64, imm: u64) -> Self;
 }
 
 /// Rounding, saturation and `.relu` of a conversion.
@@ -240,8 +243,8 @@ impl<T: Float> Target for T {
         T::encode(fit::<T::Format>(x, imm))
     }
     #[inline(always)]
-    fn from_integer(value: u64, signed: bool, imm: u64) -> Self {
-        Self::convert(integer_to_f64(value, signed), imm)
+    fn from_integer(value: u64, field: u64, imm: u64) -> Self {
+        Self::convert(integer_to_f64(value, field), imm)
     }
 }
 
@@ -251,8 +254,8 @@ impl Target for f64 {
         canonical64(if imm & SAT != 0 { saturate(x) } else { x })
     }
     #[inline(always)]
-    fn from_integer(value: u64, signed: bool, imm: u64) -> Self {
-        let negative = signed && (value as i64) < 0;
+    fn from_integer(value: u64, field: u64, imm: u64) -> Self {
+        let negative = (field & SIGNED != 0) & ((value as i64) < 0);
         let magnitude = if negative {
             value.wrapping_neg()
         } else {
@@ -289,6 +292,7 @@ impl<A: Source, D: Target> Map for FloatToFloat<A, D> {
     type B = ();
     type C = ();
     type D = D;
+    const PLAIN: bool = true;
     #[inline(always)]
     fn eval(a: A, _: (), _: (), imm: u64) -> D {
         let x = a.exact(imm);
@@ -368,23 +372,28 @@ maps! {
     Zext32(a: u32) -> u64 { u64::from(a) }
     Sext32(a: i32) -> i64 { i64::from(a) }
     Trunc64(a: u64) -> u32 { a as u32 }
+    U32ToF32(a: u32) -> f32 { a as f32 }
+    S32ToF32(a: i32) -> f32 { a as f32 }
+    /// Toward zero, clamped, NaN to 0: Rust's conversion is that of PTX.
+    F32ToU32(a: f32) -> u32 { a as u32 }
+    F32ToS32(a: f32) -> i32 { a as i32 }
     /// A shift, as the hardware does it: NaN keeps its payload.
     Bf16ToF32(a: u16) -> u32 { u32::from(a) << 16 }
     /// `cvt.rn.bf16x2.f32`.
     PairToBf16(a: f32, b: f32) -> u32 { upper_half(a) << 16 | upper_half(b) }
     F32ToBf16(a: f32) -> u32 { upper_half(a) }
-    PairF16(a: f32, b: f32) [imm] -> [F16; 2] { pair(a, b, imm) }
-    PairBf16(a: f32, b: f32) [imm] -> [Bf16; 2] { pair(a, b, imm) }
-    PairE4m3(a: f32, b: f32) [imm] -> u16 { pair8(a, b, imm, e4m3_from_f32) }
-    PairE5m2(a: f32, b: f32) [imm] -> u16 { pair8(a, b, imm, e5m2_from_f32) }
-    F16x2ToE4m3(a: [F16; 2]) [imm] -> u16 {
+    PairF16(a: f32, b: f32) [imm plain] -> [F16; 2] { pair(a, b, imm) }
+    PairBf16(a: f32, b: f32) [imm plain] -> [Bf16; 2] { pair(a, b, imm) }
+    PairE4m3(a: f32, b: f32) [imm plain] -> u16 { pair8(a, b, imm, e4m3_from_f32) }
+    PairE5m2(a: f32, b: f32) [imm plain] -> u16 { pair8(a, b, imm, e5m2_from_f32) }
+    F16x2ToE4m3(a: [F16; 2]) [imm plain] -> u16 {
         let [low, high] = singles(a);
         pair8(high, low, imm, e4m3_from_f32)
     }
-    F16x2ToE5m2(a: [F16; 2]) [imm] -> u16 {
+    F16x2ToE5m2(a: [F16; 2]) [imm plain] -> u16 {
         let [low, high] = singles(a);
         pair8(high, low, imm, e5m2_from_f32)
     }
-    E4m3ToF16x2(a: u16) [imm] -> [F16; 2] { unpair8(a, imm, f32_from_e4m3) }
-    E5m2ToF16x2(a: u16) [imm] -> [F16; 2] { unpair8(a, imm, f32_from_e5m2) }
+    E4m3ToF16x2(a: u16) [imm plain] -> [F16; 2] { unpair8(a, imm, f32_from_e4m3) }
+    E5m2ToF16x2(a: u16) [imm plain] -> [F16; 2] { unpair8(a, imm, f32_from_e5m2) }
 }

@@ -20,6 +20,8 @@ maps! {
     MulF64(a: f64, b: f64) -> f64 { canonical64(a * b) }
     DivF64(a: f64, b: f64) -> f64 { canonical64(a / b) }
     FmaF64(a: f64, b: f64, c: f64) -> f64 { canonical64(a.mul_add(b, c)) }
+    SqrtF32(a: f32) -> f32 { canonical(a.sqrt()) }
+    RcpF32(a: f32) -> f32 { canonical(1.0 / a) }
     SqrtF64(a: f64) -> f64 { canonical64(a.sqrt()) }
     RcpF64(a: f64) -> f64 { canonical64(1.0 / a) }
     NegF64(a: f64) -> f64 { -a }
@@ -27,21 +29,21 @@ maps! {
     CopysignF32(a: f32, b: f32) -> f32 { b.copysign(a) }
     CopysignF64(a: f64, b: f64) -> f64 { b.copysign(a) }
 
-    Add<T: Lanes>(a: T, b: T) [imm] -> T { T::zip(a, b, a, |a, b, _| scalar::add(a, b, imm)) }
-    Sub<T: Lanes>(a: T, b: T) [imm] -> T { T::zip(a, b, a, |a, b, _| scalar::sub(a, b, imm)) }
-    Mul<T: Lanes>(a: T, b: T) [imm] -> T { T::zip(a, b, a, |a, b, _| scalar::mul(a, b, imm)) }
-    Fma<T: Lanes>(a: T, b: T, c: T) [imm] -> T {
+    Add<T: Lanes>(a: T, b: T) [imm plain] -> T { T::zip(a, b, a, |a, b, _| scalar::add(a, b, imm)) }
+    Sub<T: Lanes>(a: T, b: T) [imm plain] -> T { T::zip(a, b, a, |a, b, _| scalar::sub(a, b, imm)) }
+    Mul<T: Lanes>(a: T, b: T) [imm plain] -> T { T::zip(a, b, a, |a, b, _| scalar::mul(a, b, imm)) }
+    Fma<T: Lanes>(a: T, b: T, c: T) [imm plain] -> T {
         T::zip(a, b, c, |a, b, c| scalar::fma(a, b, c, imm))
     }
-    Neg<T: Lanes>(a: T) [imm] -> T { T::zip(a, a, a, |a, _, _| scalar::signed(a, -1.0, imm)) }
-    Abs<T: Lanes>(a: T) [imm] -> T { T::zip(a, a, a, |a, _, _| scalar::signed(a, 1.0, imm)) }
-    Min<T: Lanes>(a: T, b: T) [imm] -> T { T::zip(a, b, a, |a, b, _| scalar::min(a, b, imm)) }
-    Max<T: Lanes>(a: T, b: T) [imm] -> T { T::zip(a, b, a, |a, b, _| scalar::max(a, b, imm)) }
-    MinF64(a: f64, b: f64) [imm] -> f64 { canonical64(scalar::pick(a, b, imm, false)) }
-    MaxF64(a: f64, b: f64) [imm] -> f64 { canonical64(scalar::pick(a, b, imm, true)) }
-    Div(a: f32, b: f32) [imm] -> f32 { scalar::div(a, b, imm) }
-    Rcp(a: f32) [imm] -> f32 { scalar::div(1.0, a, imm) }
-    Sqrt(a: f32) [imm] -> f32 { scalar::sqrt(a, imm) }
+    Neg<T: Lanes>(a: T) [imm plain] -> T { T::zip(a, a, a, |a, _, _| scalar::signed(a, -1.0, imm)) }
+    Abs<T: Lanes>(a: T) [imm plain] -> T { T::zip(a, a, a, |a, _, _| scalar::signed(a, 1.0, imm)) }
+    Min<T: Lanes>(a: T, b: T) [imm plain] -> T { T::zip(a, b, a, |a, b, _| scalar::min(a, b, imm)) }
+    Max<T: Lanes>(a: T, b: T) [imm plain] -> T { T::zip(a, b, a, |a, b, _| scalar::max(a, b, imm)) }
+    MinF64(a: f64, b: f64) [imm plain] -> f64 { canonical64(scalar::pick::<false>(a, b, imm)) }
+    MaxF64(a: f64, b: f64) [imm plain] -> f64 { canonical64(scalar::pick::<true>(a, b, imm)) }
+    Div(a: f32, b: f32) [imm plain] -> f32 { scalar::div(a, b, imm) }
+    Rcp(a: f32) [imm plain] -> f32 { scalar::div(1.0, a, imm) }
+    Sqrt(a: f32) [imm plain] -> f32 { scalar::sqrt(a, imm) }
 }
 
 /// Immediate bit of min and max: NaN if an operand is NaN.
@@ -99,7 +101,7 @@ pub(crate) mod scalar {
     fn sum<T: Float>(a: f64, b: f64, imm: u64) -> T {
         let sum = add_odd(a, b);
         let negative = a.is_sign_negative() | b.is_sign_negative();
-        let down = Mode::of(imm) == Mode::Down && sum == 0.0 && negative;
+        let down = (Mode::of(imm) == Mode::Down) & (sum == 0.0) & negative;
         rounded(if down { -0.0 } else { sum }, imm)
     }
 
@@ -146,7 +148,7 @@ pub(crate) mod scalar {
         // side of the quotient the exact value lies.
         let rest = (-quotient).mul_add(b, a);
         let error = if b < 0.0 { -rest } else { rest };
-        let exact = if quotient.is_finite() && b.is_finite() {
+        let exact = if quotient.is_finite() & b.is_finite() {
             odd(quotient, error)
         } else {
             quotient
@@ -159,7 +161,7 @@ pub(crate) mod scalar {
         let a = input::<<f32 as Float>::Format>(a.decode(), imm);
         let root = a.sqrt();
         let rest = (-root).mul_add(root, a);
-        let exact = if a > 0.0 && a.is_finite() {
+        let exact = if (a > 0.0) & a.is_finite() {
             odd(root, rest)
         } else {
             root
@@ -169,16 +171,15 @@ pub(crate) mod scalar {
 
     /// The smaller or larger; a NaN loses against a number unless `.NaN`; -0 < +0.
     #[inline(always)]
-    pub(crate) fn pick(a: f64, b: f64, imm: u64, max: bool) -> f64 {
+    pub(crate) fn pick<const MAX: bool>(a: f64, b: f64, imm: u64) -> f64 {
         let sign = a.is_sign_negative() ^ b.is_sign_negative();
         let xorsign = imm & XORSIGN != 0;
         let (a, b) = if xorsign { (a.abs(), b.abs()) } else { (a, b) };
-        let equal_less = a == b && a.is_sign_negative();
-        let less = a < b || equal_less;
-        let first = if less != max { a } else { b };
+        let less = (a < b) | ((a == b) & a.is_sign_negative());
+        let first = if less != MAX { a } else { b };
         let first = if a.is_nan() { b } else { first };
         let first = if b.is_nan() { a } else { first };
-        let nan = imm & NAN != 0 && (a.is_nan() || b.is_nan());
+        let nan = (imm & NAN != 0) & (a.is_nan() | b.is_nan());
         let result = if nan { f64::NAN } else { first };
         if xorsign {
             result.copysign(if sign { -1.0 } else { 1.0 })
@@ -191,13 +192,13 @@ pub(crate) mod scalar {
     pub(crate) fn min<T: Float>(a: T, b: T, imm: u64) -> T {
         let (a, b) = (a.decode(), b.decode());
         let (a, b) = (input::<T::Format>(a, imm), input::<T::Format>(b, imm));
-        T::encode(pick(a, b, imm, false))
+        T::encode(pick::<false>(a, b, imm))
     }
 
     #[inline(always)]
     pub(crate) fn max<T: Float>(a: T, b: T, imm: u64) -> T {
         let (a, b) = (a.decode(), b.decode());
         let (a, b) = (input::<T::Format>(a, imm), input::<T::Format>(b, imm));
-        T::encode(pick(a, b, imm, true))
+        T::encode(pick::<true>(a, b, imm))
     }
 }

@@ -32,23 +32,22 @@ impl Float for f32 {
 }
 
 /// NaN results are 0x7fffffff.
+///
+/// On bits: to the compiler all NaNs of arithmetic are alike, and it removes a replacement of one
+/// float by another.
 #[inline(always)]
 pub(crate) fn canonical(x: f32) -> f32 {
-    if x.is_nan() {
-        f32::from_bits(0x7fff_ffff)
-    } else {
-        x
-    }
+    let bits = x.to_bits();
+    let nan = bits & 0x7fff_ffff > 0x7f80_0000;
+    f32::from_bits(if nan { 0x7fff_ffff } else { bits })
 }
 
-/// NaN results of f64 are the default NaN of CUDA.
+/// NaN results of f64 are the default NaN of CUDA. On bits, as in [`canonical`].
 #[inline(always)]
 pub(crate) fn canonical64(x: f64) -> f64 {
-    if x.is_nan() {
-        f64::from_bits(0xfff8_0000_0000_0000)
-    } else {
-        x
-    }
+    let bits = x.to_bits();
+    let nan = bits & (u64::MAX >> 1) > 0x7ff0_0000_0000_0000;
+    f64::from_bits(if nan { 0xfff8_0000_0000_0000 } else { bits })
 }
 
 impl Float for F16 {
@@ -59,7 +58,7 @@ impl Float for F16 {
         let magnitude = bits & 0x7fff;
         // Exponent and fraction in the place where f32 has them; the bias is made up for by the
         // factor, which also normalises subnormals.
-        let scaled = f32::from_bits(magnitude << 13) * 5.192_296_858_534_828e33;
+        let scaled = f32::from_bits(magnitude << 13) * 5.192_297e33;
         let special = f32::from_bits(magnitude << 13 | 0x7f80_0000);
         let value = if magnitude >= 0x7c00 { special } else { scaled };
         f64::from(f32::from_bits(value.to_bits() | (bits & 0x8000) << 16))
@@ -69,8 +68,8 @@ impl Float for F16 {
         let sign = (exact.to_bits() >> 48) as u16 & 0x8000;
         let magnitude = exact.abs();
         let normal = ((magnitude as f32).to_bits() >> 13).wrapping_sub((127 - 15) << 10);
-        // A multiple of 2^-24 below 2^-14: its fraction is the integer.
-        let subnormal = (magnitude * power(24)) as i32 as u32;
+        // A multiple of 2^-24 below 2^-14: the integer, by way of the low bits of 2^52 + n.
+        let subnormal = (magnitude * power(24) + power(52)).to_bits() as u32;
         let small = magnitude < power(-14);
         let finite = if small { subnormal } else { normal };
         let bits = if magnitude.is_infinite() {

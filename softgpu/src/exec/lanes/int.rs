@@ -3,7 +3,6 @@
 //! Where PTX leaves a result open, it is what the hardware delivers: division and remainder by
 //! zero give all ones, and the most negative number divided by -1 wraps.
 #![expect(
-    clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "two's complement arithmetic in wider types"
 )]
@@ -34,7 +33,8 @@ pub(crate) trait Int: Value {
     fn neg(self) -> Self;
     fn abs(self) -> Self;
     fn is_zero(self) -> bool;
-    fn from_bool(value: bool) -> Self;
+    fn one() -> Self;
+    fn zero() -> Self;
     fn popc(self) -> u32;
     fn clz(self) -> u32;
     fn brev(self) -> Self;
@@ -96,7 +96,9 @@ macro_rules! ints {
             #[inline(always)]
             fn is_zero(self) -> bool { self == 0 }
             #[inline(always)]
-            fn from_bool(value: bool) -> Self { $ty::from(value) }
+            fn one() -> Self { 1 }
+            #[inline(always)]
+            fn zero() -> Self { 0 }
             #[inline(always)]
             fn popc(self) -> u32 { self.count_ones() }
             #[inline(always)]
@@ -146,7 +148,7 @@ maps! {
     Shr<T: Int>(a: T, b: u32) -> T { a.shr(b) }
     Neg<T: Int>(a: T) -> T { a.neg() }
     Abs<T: Int>(a: T) -> T { a.abs() }
-    Cnot<T: Int>(a: T) -> T { T::from_bool(a.is_zero()) }
+    Cnot<T: Int>(a: T) -> T { if a.is_zero() { T::one() } else { T::zero() } }
     Popc<T: Int>(a: T) -> u32 { a.popc() }
     Clz<T: Int>(a: T) -> u32 { a.clz() }
     Brev<T: Int>(a: T) -> T { a.brev() }

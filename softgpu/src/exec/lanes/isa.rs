@@ -107,14 +107,47 @@ pub(crate) trait Host {
     ) -> Result<Located, LaneFault>;
 }
 
+// One module per extension and kind: the compiler makes a unit of its own of the generic functions
+// of each module, and those compile in parallel.
 macro_rules! wrappers {
-    ($($host:ident { $(#[$feature:meta])* $alu:ident $mem:ident $locate:ident })*) => {$(
-        /// See [`Isa`].
-        pub(crate) struct $host;
+    ($($host:ident { $(#[$feature:meta])* $alu:ident $mem:ident })*) => {$(
+        mod $alu {
+            use super::*;
 
-        impl Host for $host {
-            #[inline(always)]
-            unsafe fn locate(
+            /// # Safety
+            /// See [`AluFn`].
+            $(#[$feature])*
+            pub(super) unsafe fn run<B: AluBody>(regs: &mut RegFile, mask: u32, inst: &Inst) {
+                // SAFETY: the caller's promise is the one of the body.
+                unsafe { B::run(regs, mask, inst) }
+            }
+        }
+
+        mod $mem {
+            use super::*;
+
+            /// See [`Isa`].
+            pub(super) struct $host;
+
+            impl Host for $host {
+                #[inline(always)]
+                unsafe fn locate(
+                    regs: &mut RegFile,
+                    mask: u32,
+                    inst: &Inst,
+                    ctx: &MemCtx<'_>,
+                    span: Span,
+                ) -> Result<Located, LaneFault> {
+                    // SAFETY: the caller's promise.
+                    unsafe { resolve(regs, mask, inst, ctx, span) }
+                }
+            }
+
+            /// # Safety
+            /// See [`Host::locate`].
+            $(#[$feature])*
+            #[inline(never)]
+            unsafe fn resolve(
                 regs: &mut RegFile,
                 mask: u32,
                 inst: &Inst,
@@ -122,57 +155,40 @@ macro_rules! wrappers {
                 span: Span,
             ) -> Result<Located, LaneFault> {
                 // SAFETY: the caller's promise.
-                unsafe { $locate(regs, mask, inst, ctx, span) }
+                unsafe { locate(regs, mask, inst, ctx, span) }
             }
-        }
 
-        $(#[$feature])*
-        #[inline(never)]
-        unsafe fn $locate(
-            regs: &mut RegFile,
-            mask: u32,
-            inst: &Inst,
-            ctx: &MemCtx<'_>,
-            span: Span,
-        ) -> Result<Located, LaneFault> {
-            // SAFETY: the caller's promise.
-            unsafe { locate(regs, mask, inst, ctx, span) }
-        }
-
-        $(#[$feature])*
-        unsafe fn $alu<B: AluBody>(regs: &mut RegFile, mask: u32, inst: &Inst) {
-            // SAFETY: the caller's promise is the one of the body.
-            unsafe { B::run(regs, mask, inst) }
-        }
-
-        $(#[$feature])*
-        unsafe fn $mem<B: MemBody>(
-            regs: &mut RegFile,
-            mask: u32,
-            inst: &Inst,
-            ctx: &mut MemCtx<'_>,
-        ) -> Result<(), LaneFault> {
-            // SAFETY: the caller's promise is the one of the body.
-            unsafe { B::run::<$host>(regs, mask, inst, ctx) }
+            /// # Safety
+            /// See [`MemFn`].
+            $(#[$feature])*
+            pub(super) unsafe fn run<B: MemBody>(
+                regs: &mut RegFile,
+                mask: u32,
+                inst: &Inst,
+                ctx: &mut MemCtx<'_>,
+            ) -> Result<(), LaneFault> {
+                // SAFETY: the caller's promise is the one of the body.
+                unsafe { B::run::<$host>(regs, mask, inst, ctx) }
+            }
         }
     )*};
 }
 
 wrappers! {
-    Baseline { alu_baseline mem_baseline locate_baseline }
+    Baseline { alu_baseline mem_baseline }
 }
 
 #[cfg(target_arch = "x86_64")]
 wrappers! {
     Avx2 {
         #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
-        alu_avx2 mem_avx2 locate_avx2
+        alu_avx2 mem_avx2
     }
     Avx512 {
         #[target_feature(
             enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512cd,avx512dq,avx512vl"
         )]
-        alu_avx512 mem_avx512 locate_avx512
+        alu_avx512 mem_avx512
     }
 }
 
@@ -180,10 +196,10 @@ wrappers! {
 pub(crate) fn alu<B: AluBody>(isa: Isa) -> Code {
     let handler: AluFn = match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => alu_avx512::<B>,
+        Isa::Avx512 => alu_avx512::run::<B>,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => alu_avx2::<B>,
-        _ => alu_baseline::<B>,
+        Isa::Avx2 => alu_avx2::run::<B>,
+        _ => alu_baseline::run::<B>,
     };
     Code::Alu(handler)
 }
@@ -192,10 +208,10 @@ pub(crate) fn alu<B: AluBody>(isa: Isa) -> Code {
 pub(crate) fn mem<B: MemBody>(isa: Isa) -> Code {
     let handler: MemFn = match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => mem_avx512::<B>,
+        Isa::Avx512 => mem_avx512::run::<B>,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => mem_avx2::<B>,
-        _ => mem_baseline::<B>,
+        Isa::Avx2 => mem_avx2::run::<B>,
+        _ => mem_baseline::run::<B>,
     };
     Code::Mem(handler)
 }

@@ -19,6 +19,9 @@ pub(crate) trait Map {
     type C: Value;
     /// Result.
     type D: Value;
+    /// Whether an immediate of zero (no modifiers) deserves a loop of its own, in which the
+    /// compiler knows that.
+    const PLAIN: bool;
     /// The function.
     fn eval(a: Self::A, b: Self::B, c: Self::C, imm: u64) -> Self::D;
 }
@@ -29,27 +32,40 @@ pub(crate) struct Lanewise<M>(PhantomData<M>);
 impl<M: Map> AluBody for Lanewise<M> {
     #[inline(always)]
     unsafe fn run(regs: &mut RegFile, mask: u32, inst: &Inst) {
-        let (a, b, c) = (
-            regs.source(inst.a),
-            regs.source(inst.b),
-            regs.source(inst.c),
-        );
-        // Results gather in a local first: the destination may be one of the sources, and the
-        // compiler vectorises only what cannot overlap.
-        let mut out = [<M::D as Value>::Raw::default(); 32];
-        for (lane, out) in out.iter_mut().enumerate() {
-            // SAFETY: the operand lies in the file, and lane < 32.
-            let a = unsafe { M::A::get(a, lane) };
-            // SAFETY: as above.
-            let b = unsafe { M::B::get(b, lane) };
-            // SAFETY: as above.
-            let c = unsafe { M::C::get(c, lane) };
-            *out = M::eval(a, b, c, inst.imm).into_raw();
+        if M::PLAIN && inst.imm == 0 {
+            // SAFETY: the caller's promise.
+            unsafe { lanewise::<M>(regs, mask, inst, 0) };
+        } else {
+            // SAFETY: the caller's promise.
+            unsafe { lanewise::<M>(regs, mask, inst, inst.imm) };
         }
-        let target = regs.target(inst.dst);
-        // SAFETY: the destination lies in the file.
-        unsafe { Raw::commit(target, mask, &out) };
     }
+}
+
+/// # Safety
+/// The operands lie in the file.
+#[inline(always)]
+unsafe fn lanewise<M: Map>(regs: &mut RegFile, mask: u32, inst: &Inst, imm: u64) {
+    let (a, b, c) = (
+        regs.source(inst.a),
+        regs.source(inst.b),
+        regs.source(inst.c),
+    );
+    // Results gather in a local first: the destination may be one of the sources, and the
+    // compiler vectorises only what cannot overlap.
+    let mut out = [<M::D as Value>::Raw::default(); 32];
+    for (lane, out) in out.iter_mut().enumerate() {
+        // SAFETY: the operand lies in the file, and lane < 32.
+        let a = unsafe { M::A::get(a, lane) };
+        // SAFETY: as above.
+        let b = unsafe { M::B::get(b, lane) };
+        // SAFETY: as above.
+        let c = unsafe { M::C::get(c, lane) };
+        *out = M::eval(a, b, c, imm).into_raw();
+    }
+    let target = regs.target(inst.dst);
+    // SAFETY: the destination lies in the file.
+    unsafe { Raw::commit(target, mask, &out) };
 }
 
 /// A condition of up to two operands and the instruction's immediate.
@@ -83,7 +99,7 @@ macro_rules! maps {
     ($(
         $(#[$meta:meta])*
         $name:ident $(<$param:ident: $bound:path>)? ($a:ident: $A:ty $(, $b:ident: $B:ty $(, $c:ident: $C:ty)?)?)
-            $([$imm:ident])? -> $D:ty $body:block
+            $([$imm:ident $($plain:ident)?])? -> $D:ty $body:block
     )*) => {$(
         $(#[$meta])*
         pub(crate) struct $name$(<$param>(std::marker::PhantomData<$param>))?;
@@ -93,6 +109,7 @@ macro_rules! maps {
             type B = $crate::exec::lanes::map::or_unit!($($B)?);
             type C = $crate::exec::lanes::map::or_unit!($($($C)?)?);
             type D = $D;
+            const PLAIN: bool = $crate::exec::lanes::map::is_plain!($($($plain)?)?);
             #[inline(always)]
             fn eval($a: Self::A, b: Self::B, c: Self::C, imm: u64) -> Self::D {
                 $(let $b = b; $(let $c = c;)?)?
@@ -111,4 +128,12 @@ macro_rules! or_unit {
         $ty
     };
 }
-pub(crate) use {maps, or_unit};
+macro_rules! is_plain {
+    () => {
+        false
+    };
+    (plain) => {
+        true
+    };
+}
+pub(crate) use {is_plain, maps, or_unit};

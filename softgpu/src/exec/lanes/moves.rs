@@ -19,6 +19,7 @@ impl<T: Value> Map for Mov<T> {
     type B = ();
     type C = ();
     type D = T;
+    const PLAIN: bool = false;
     #[inline(always)]
     fn eval(a: T, _: (), _: (), _: u64) -> T {
         a

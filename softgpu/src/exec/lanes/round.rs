@@ -5,7 +5,6 @@
 //! which rounding to 24 or fewer bits gives what rounding the exact value would have given
 //! (53 ≥ 24 + 2, Boldo & Melquiond, "Emulation of FMA and correctly rounded sums").
 #![expect(
-    clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "exponents are taken from and put into bit fields"
 )]
@@ -136,7 +135,7 @@ pub(crate) fn add_odd(a: f64, b: f64) -> f64 {
 #[inline(always)]
 pub(crate) fn odd(value: f64, error: f64) -> f64 {
     let bits = value.to_bits();
-    let inexact = error != 0.0 && error.is_finite();
+    let inexact = (error != 0.0) & error.is_finite();
     // Step back by one when the error points toward zero, then mark the last bit.
     let inward = (error < 0.0) != (value < 0.0);
     let truncated = bits.wrapping_sub(u64::from(inward));
@@ -160,14 +159,30 @@ fn to_precision<F: Format>(x: f64, mode: Mode) -> f64 {
     // Adding and subtracting 1.5 · 2^52 ulp rounds to a multiple of ulp, ties to even.
     let shift = ulp * 6_755_399_441_055_744.0;
     let near = (x + shift) - shift;
-    let step = match mode {
-        Mode::Nearest => 0.0,
-        Mode::Zero if near.abs() > x.abs() => -ulp.copysign(x),
-        Mode::Down if near > x => -ulp,
-        Mode::Up if near < x => ulp,
-        // The tie that went to even toward zero.
-        Mode::Away if (x - near).abs() * 2.0 == ulp && near.abs() < x.abs() => ulp.copysign(x),
-        _ => 0.0,
+    // One unit back or on, where the direction says so. All cases are evaluated and selected
+    // from, which keeps the loop over lanes free of branches.
+    let outward = near.abs() > x.abs();
+    let tie = ((x - near).abs() * 2.0 == ulp) & (near.abs() < x.abs());
+    let unit = ulp.copysign(x);
+    let step = if (mode == Mode::Zero) & outward {
+        -unit
+    } else {
+        0.0
+    };
+    let step = if (mode == Mode::Down) & (near > x) {
+        -ulp
+    } else {
+        step
+    };
+    let step = if (mode == Mode::Up) & (near < x) {
+        ulp
+    } else {
+        step
+    };
+    let step = if (mode == Mode::Away) & tie {
+        unit
+    } else {
+        step
     };
     let rounded = (near + step).copysign(x);
     if x.is_finite() { rounded } else { x }
@@ -178,13 +193,9 @@ fn to_precision<F: Format>(x: f64, mode: Mode) -> f64 {
 #[inline(always)]
 pub(crate) fn round_to<F: Format>(x: f64, mode: Mode) -> f64 {
     let rounded = to_precision::<F>(x, mode);
-    let over = rounded.abs() > F::MAX && x.is_finite();
-    let to_max = match mode {
-        Mode::Nearest | Mode::Away => false,
-        Mode::Zero => true,
-        Mode::Down => x > 0.0,
-        Mode::Up => x < 0.0,
-    };
+    let over = (rounded.abs() > F::MAX) & x.is_finite();
+    let inward = ((mode == Mode::Down) & (x > 0.0)) | ((mode == Mode::Up) & (x < 0.0));
+    let to_max = (mode == Mode::Zero) | inward;
     let limit = if to_max { F::MAX } else { f64::INFINITY };
     if over { limit.copysign(x) } else { rounded }
 }
@@ -195,7 +206,7 @@ pub(crate) fn finish<F: Format>(x: f64, imm: u64) -> f64 {
     let x = if imm & FTZ != 0 { flush::<F>(x) } else { x };
     let x = if imm & SAT != 0 { saturate(x) } else { x };
     // `.relu`: negative values become +0, NaN stays.
-    if imm & RELU != 0 && (x < 0.0 || x == 0.0) {
+    if (imm & RELU != 0) & (x <= 0.0) {
         0.0
     } else {
         x

@@ -56,7 +56,10 @@ impl Encoder<'_> {
         }
     }
 
-    pub(super) fn fma(&mut self, ty: Ty, modifiers: FloatMod, relu: bool) -> Option<Inst> {
+    pub(super) fn fma(&mut self) -> Option<Inst> {
+        let Op::Fma(ty, modifiers, relu) = self.instr.op else {
+            return None;
+        };
         let relu = if relu { round::RELU } else { 0 };
         match (ty, Mode::immediate(modifiers)? | relu) {
             (Ty::F32, 0) => self.map::<float::FmaF32>(0),
@@ -104,8 +107,14 @@ impl Encoder<'_> {
             (FloatUn::Sqrt, Ty::F32) if m.rounding == Rounding::Approx => {
                 self.map::<approx::SqrtApprox>(flags)
             }
-            (FloatUn::Rcp, Ty::F32) => self.map::<float::Rcp>(Mode::immediate(m)?),
-            (FloatUn::Sqrt, Ty::F32) => self.map::<float::Sqrt>(Mode::immediate(m)?),
+            (FloatUn::Rcp, Ty::F32) => match Mode::immediate(m)? {
+                0 => self.map::<float::RcpF32>(0),
+                imm => self.map::<float::Rcp>(imm),
+            },
+            (FloatUn::Sqrt, Ty::F32) => match Mode::immediate(m)? {
+                0 => self.map::<float::SqrtF32>(0),
+                imm => self.map::<float::Sqrt>(imm),
+            },
             (FloatUn::Rsqrt, Ty::F32) => self.map::<approx::RsqrtApprox>(flags),
             (FloatUn::Lg2, Ty::F32) => self.map::<approx::Lg2>(flags),
             (FloatUn::Sin, Ty::F32) => self.map::<approx::Sin>(flags),
@@ -153,14 +162,36 @@ impl Encoder<'_> {
             (Ty::BF16x2, Ty::F32) => self.map::<convert::PairBf16>(imm),
             (Ty::F16x2, Ty::F32) => self.map::<convert::PairF16>(imm),
             (Ty::E4M3x2 | Ty::E5M2x2, _) if imm & 7 != 0 || !satfinite => None,
-            (Ty::E4M3x2, Ty::F32) => self.map::<convert::PairE4m3>(imm),
-            (Ty::E5M2x2, Ty::F32) => self.map::<convert::PairE5m2>(imm),
-            (Ty::E4M3x2, Ty::F16x2) => self.map::<convert::F16x2ToE4m3>(imm),
-            (Ty::E5M2x2, Ty::F16x2) => self.map::<convert::F16x2ToE5m2>(imm),
+            (Ty::E4M3x2, Ty::F32) => self.map::<convert::PairE4m3>(imm & round::RELU),
+            (Ty::E5M2x2, Ty::F32) => self.map::<convert::PairE5m2>(imm & round::RELU),
+            (Ty::E4M3x2, Ty::F16x2) => self.map::<convert::F16x2ToE4m3>(imm & round::RELU),
+            (Ty::E5M2x2, Ty::F16x2) => self.map::<convert::F16x2ToE5m2>(imm & round::RELU),
+            (Ty::F32, Ty::U32) if imm == 0 && !self.wide_source() => {
+                self.map::<convert::U32ToF32>(0)
+            }
+            (Ty::F32, Ty::S32) if imm == 0 && !self.wide_source() => {
+                self.map::<convert::S32ToF32>(0)
+            }
+            (Ty::U32, Ty::F32) if imm == Mode::Zero as u64 && !self.wide_target() => {
+                self.map::<convert::F32ToU32>(0)
+            }
+            (Ty::S32, Ty::F32) if imm == Mode::Zero as u64 && !self.wide_target() => {
+                self.map::<convert::F32ToS32>(0)
+            }
             (Ty::F16x2, Ty::E4M3x2) => self.map::<convert::E4m3ToF16x2>(imm),
             (Ty::F16x2, Ty::E5M2x2) => self.map::<convert::E5m2ToF16x2>(imm),
             _ => self.convert_scalar(to, from, imm),
         }
+    }
+
+    /// The source register is wider than its type.
+    fn wide_source(&self) -> bool {
+        self.source_class(0) == Some(Class::B64)
+    }
+
+    /// The destination register is wider than its type.
+    fn wide_target(&self) -> bool {
+        self.target_class(0) == Some(Class::B64)
     }
 
     fn convert_scalar(&mut self, to: Ty, from: Ty, imm: u64) -> Option<Inst> {

@@ -36,7 +36,7 @@ pub fn encode_for(isa: Isa, instr: &Instr, consts: &mut ConstBank) -> Option<Ins
             encoder.bits()
         }
         Op::Float(op, ty, modifiers) => encoder.float(*op, *ty, *modifiers),
-        Op::Fma(ty, modifiers, relu) => encoder.fma(*ty, *modifiers, *relu),
+        Op::Fma(..) => encoder.fma(),
         Op::FMinMax { .. } => encoder.min_max(),
         Op::FloatUnary(op, ty, modifiers) => encoder.float_unary(*op, *ty, *modifiers),
         Op::Copysign(ty) => encoder.copysign(*ty),

@@ -204,7 +204,7 @@ impl Encoder<'_> {
 
     pub(super) fn windows(&mut self) -> Option<Inst> {
         match self.instr.op {
-            Op::Cvta { space, to_space } => self.cvta(space, to_space),
+            Op::Cvta { .. } => self.cvta(),
             Op::Mapa { wide: false } => self.map::<moves::Mapa32>(0),
             Op::Mapa { wide: true } => self.map::<moves::Mapa64>(SHARED_WINDOW),
             Op::Isspacep(space) => {
@@ -234,7 +234,10 @@ impl Encoder<'_> {
         }
     }
 
-    fn cvta(&mut self, space: Space, to_space: bool) -> Option<Inst> {
+    fn cvta(&mut self) -> Option<Inst> {
+        let Op::Cvta { space, to_space } = self.instr.op else {
+            return None;
+        };
         let base = match space {
             Space::Shared | Space::SharedCluster => SHARED_WINDOW,
             Space::Local => LOCAL_WINDOW,

@@ -1,5 +1,9 @@
 //! Conversions against `rustc_apfloat` and integer arithmetic.
 #![expect(
+    clippy::fn_params_excessive_bools,
+    reason = "modifiers of instructions, named where they are passed"
+)]
+#![expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::cast_possible_wrap,

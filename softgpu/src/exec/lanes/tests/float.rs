@@ -1,4 +1,8 @@
 //! Arithmetic against `rustc_apfloat`.
+#![expect(
+    clippy::fn_params_excessive_bools,
+    reason = "modifiers of instructions, named where they are passed"
+)]
 
 use std::cmp::Ordering;
 

@@ -179,7 +179,9 @@ fn one_operand() {
         let neg = Shape::new(Op::IntUnary(IntUn::Neg, ty), &[class(ty)], &[class(ty)]);
         neg.check(bits(ty), cases(), |case| -number(ty, case[0]) as u64);
         let abs = Shape::new(Op::IntUnary(IntUn::Abs, ty), &[class(ty)], &[class(ty)]);
-        abs.check(bits(ty), cases(), |case| number(ty, case[0]).abs() as u64);
+        abs.check(bits(ty), cases(), |case| {
+            number(ty, case[0]).unsigned_abs() as u64
+        });
     }
     for ty in [Ty::B16, Ty::B32, Ty::B64] {
         let not = Shape::new(Op::IntUnary(IntUn::Not, ty), &[class(ty)], &[class(ty)]);

@@ -8,6 +8,7 @@
 mod approx;
 mod carry;
 mod convert;
+mod coverage;
 mod float;
 mod integer;
 mod other;

@@ -65,7 +65,10 @@ fn predicate_logic() {
     Shape::new(not, &[Class::Pred], &[Class::Pred]).check(1, cases(), |case| 1 - case[0]);
 }
 
-const ORDERED: [(Cmp, fn(Option<std::cmp::Ordering>) -> bool); 14] = {
+/// When a comparison holds, given how the operands compare.
+type Rule = fn(Option<std::cmp::Ordering>) -> bool;
+
+const ORDERED: [(Cmp, Rule); 14] = {
     use std::cmp::Ordering::{Equal, Greater, Less};
     [
         (Cmp::Eq, |o| o == Some(Equal)),
