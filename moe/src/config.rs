@@ -59,6 +59,10 @@ struct RawQuantization {
 struct Refuse<'a>(&'a Path);
 
 impl Refuse<'_> {
+    #[expect(
+        clippy::fn_params_excessive_bools,
+        reason = "the condition that must hold"
+    )]
     fn unless(
         &self,
         holds: bool,

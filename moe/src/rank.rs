@@ -216,7 +216,7 @@ impl<'a> Rank<'a> {
             topk_idx: &self.topk_indices,
             weights: &self.topk_weights,
         };
-        let copy = ReceivedCopy::new(&self.stream, received, self.job.capture)?;
+        let copy = ReceivedCopy::new(&self.stream, received, self.job)?;
         handle
             .combine(&self.stream, y, &weights, Output::F32(&mut self.output))
             .map_err(Error::device(COMBINE))?;
@@ -371,20 +371,18 @@ struct ReceivedRowsCopy {
 }
 
 impl ReceivedCopy {
-    /// Enqueues copies of the counts and, if asked for, of the rows.
-    fn new(stream: &Stream, received: &Received, rows: bool) -> Result<Self> {
-        let rows = if rows {
-            Some(ReceivedRowsCopy {
+    /// Enqueues copies of the counts, and of the rows where the job captures.
+    fn new(stream: &Stream, received: &Received, job: &Job<'_>) -> Result<Self> {
+        let rows = || -> Result<_> {
+            Ok(ReceivedRowsCopy {
                 codes: copy(stream, codes_of(received)?)?,
                 scales: copy(stream, &received.scales)?,
                 source: copy(stream, &received.source)?,
             })
-        } else {
-            None
         };
         Ok(Self {
             counts: copy(stream, &received.counts)?,
-            rows,
+            rows: job.capture.then(rows).transpose()?,
         })
     }
 }

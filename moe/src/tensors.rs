@@ -36,7 +36,7 @@ impl TensorFile {
             .metadata()
             .map_err(Error::io(path, "read the size of"))?
             .len();
-        let mut prefix = [0u8; PREFIX as usize];
+        let mut prefix = [0u8; size_of::<u64>()];
         if length < PREFIX {
             return Err(bad(format!(
                 "truncated: {length} bytes, expected at least {PREFIX}"

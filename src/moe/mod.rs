@@ -46,6 +46,10 @@ pub enum MoeError {
     Device(#[from] DeviceError),
 }
 
+#[expect(
+    clippy::fn_params_excessive_bools,
+    reason = "the condition that must hold"
+)]
 fn require(
     operation: &'static str,
     (what, found): (&'static str, usize),
