@@ -4,7 +4,8 @@
 //! liveness of a single thread is enough for sharing slots. A guarded definition does not end the
 //! life of the old value. Registers of a `wgmma.mma_async` stay occupied until a
 //! `wgmma.wait_group 0` that every path passes, since the asynchronous unit reads and writes them
-//! in between.
+//! in between. A register that no definition has reached yet occupies nothing: what it would
+//! hold is arbitrary.
 //!
 //! Positions: a block takes one, then each of its instructions one, times four. An instruction at
 //! `p` reads at `p` and writes from `p` on (a `mov` from `p + 2` on), so what it writes does not
@@ -31,6 +32,10 @@ impl Bits {
 
     fn remove(&mut self, index: usize) {
         self.0[index / 64] &= !(1 << (index % 64));
+    }
+
+    fn contains(&self, index: usize) -> bool {
+        self.0[index / 64] & (1 << (index % 64)) != 0
     }
 
     fn union(&mut self, other: &Self) {
@@ -149,6 +154,31 @@ fn live_out(blocks: &[Block], index: &Index) -> Vec<Bits> {
     outgoing
 }
 
+/// Exposed registers that some definition may have reached at the start of each block.
+fn defined_in(blocks: &[Block], index: &Index) -> Vec<Bits> {
+    let size = index.registers.len();
+    let mut incoming = vec![Bits::new(size); blocks.len()];
+    let mut changed = true;
+    while changed {
+        changed = false;
+        for number in 0..blocks.len() {
+            let mut defined = incoming[number].clone();
+            for dst in blocks[number].instrs.iter().flat_map(|instr| &instr.dst) {
+                index
+                    .get(dst.slot)
+                    .into_iter()
+                    .for_each(|r| defined.insert(r));
+            }
+            for target in successors(blocks, number) {
+                let before = incoming[target as usize].clone();
+                incoming[target as usize].union(&defined);
+                changed |= before != incoming[target as usize];
+            }
+        }
+    }
+    incoming
+}
+
 /// The first position of every block, and the end of the last.
 fn starts(blocks: &[Block]) -> Vec<u32> {
     let mut at = 0u32;
@@ -166,10 +196,13 @@ fn starts(blocks: &[Block]) -> Vec<u32> {
 pub(super) fn segments(blocks: &[Block], registers: usize) -> Vec<Segments> {
     let index = exposed(blocks, registers);
     let outgoing = live_out(blocks, &index);
+    let defined = defined_in(blocks, &index);
     let starts = starts(blocks);
     let mut segments: Vec<Segments> = vec![Vec::new(); registers];
     // End of the range that is open, while walking backwards; 0 = none.
     let mut open: Vec<u32> = vec![0; registers];
+    // The first definition in the block, for registers that none has reached at its start.
+    let mut first: Vec<u32> = vec![u32::MAX; registers];
     for number in (0..blocks.len()).rev() {
         let mut live: Vec<u32> = outgoing[number]
             .iter()
@@ -188,6 +221,7 @@ pub(super) fn segments(blocks: &[Block], registers: usize) -> Vec<Segments> {
             };
             for dst in &instr.dst {
                 let register = dst.slot as usize;
+                first[register] = write;
                 if open[register] == 0 {
                     segments[register].push((write, at + 4));
                 }
@@ -203,13 +237,26 @@ pub(super) fn segments(blocks: &[Block], registers: usize) -> Vec<Segments> {
                     open[register as usize] = at + 2;
                     live.push(register);
                 }
+                // Wherever it is read, it has a slot.
+                segments[register as usize].push((at, at + 2));
             }
         }
         for register in live {
             let end = std::mem::take(&mut open[register as usize]);
-            if end != 0 {
-                segments[register as usize].push((starts[number], end));
+            let reached = index
+                .get(register)
+                .is_none_or(|r| defined[number].contains(r));
+            let start = if reached {
+                starts[number]
+            } else {
+                first[register as usize]
+            };
+            if start < end {
+                segments[register as usize].push((start, end));
             }
+        }
+        for dst in blocks[number].instrs.iter().flat_map(|instr| &instr.dst) {
+            first[dst.slot as usize] = u32::MAX;
         }
     }
     in_flight(blocks, &starts, &mut segments);

@@ -2,18 +2,27 @@
 //!
 //! A register whose only definition is an unguarded `mov` of a constant holds that constant
 //! wherever its value is defined, and may hold anything elsewhere: its readers take the constant.
+//! Integer operations on two constants are computed; those with a neutral element become copies.
 //! An instruction without side effects whose results nobody reads is dropped.
 
-use crate::ir::{Block, Instr, Op, Operand, Reg, Space};
+use smallvec::smallvec;
+
+use crate::ir::{Block, Instr, IntOp, Op, Operand, Reg, Space, Ty};
 
 use super::{VReg, is_volatile};
 
 pub(super) fn simplify(blocks: &mut [Block], registers: &mut [VReg]) {
-    propagate(blocks, registers.len());
+    // Each round may turn further instructions into constants; chains are short.
+    for _ in 0..4 {
+        if !propagate(blocks, registers.len()) {
+            break;
+        }
+    }
     remove_dead(blocks, registers.len());
 }
 
-fn propagate(blocks: &mut [Block], registers: usize) {
+/// One round; returns whether anything became a constant or a copy.
+fn propagate(blocks: &mut [Block], registers: usize) -> bool {
     let mut definitions = vec![0u32; registers];
     let mut constant: Vec<Option<u64>> = vec![None; registers];
     for instr in instructions(blocks) {
@@ -26,6 +35,7 @@ fn propagate(blocks: &mut [Block], registers: usize) {
             }
         }
     }
+    let mut folded = false;
     for block in blocks {
         for instr in &mut block.instrs {
             if !takes_constants(&instr.op) {
@@ -43,8 +53,41 @@ fn propagate(blocks: &mut [Block], registers: usize) {
                     };
                 }
             }
+            folded |= fold(instr);
         }
     }
+    folded
+}
+
+/// Turns an integer operation with a known result into a `mov`.
+fn fold(instr: &mut Instr) -> bool {
+    let Op::Int(op, ty) = instr.op else {
+        return false;
+    };
+    let mask = match ty.bytes() {
+        4 if ty != Ty::Pred => 0xffff_ffff,
+        8 => u64::MAX,
+        _ => return false,
+    };
+    let value = match (op, instr.src.as_slice()) {
+        (op, [Operand::Imm(a), Operand::Imm(b)]) => match op {
+            IntOp::Add => Operand::Imm(a.wrapping_add(*b) & mask),
+            IntOp::Sub => Operand::Imm(a.wrapping_sub(*b) & mask),
+            IntOp::And => Operand::Imm(a & b),
+            IntOp::Or => Operand::Imm(a | b),
+            IntOp::Xor => Operand::Imm(a ^ b),
+            _ => return false,
+        },
+        (
+            IntOp::Add | IntOp::Or | IntOp::Xor,
+            [other, Operand::Imm(0)] | [Operand::Imm(0), other],
+        )
+        | (IntOp::Sub | IntOp::Shl | IntOp::Shr, [other, Operand::Imm(0)]) => *other,
+        _ => return false,
+    };
+    instr.op = Op::Mov;
+    instr.src = smallvec![value];
+    true
 }
 
 fn instructions(blocks: &[Block]) -> impl Iterator<Item = &Instr> {
