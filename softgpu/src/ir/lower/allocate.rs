@@ -4,6 +4,10 @@
 //! become one, and the copy goes. Then each register occupies one slot (aligned pairs for 64 bits,
 //! aligned fours for 128) from the start of its life to its end, and the lowest free slots are
 //! taken in the order of starts.
+//!
+//! Registers of different widths never share slots, even at different times. Lane `n` of a 64-bit
+//! register lies where lanes `2n` and `2n + 1` of a 32-bit one would, so a lane that still computes
+//! in 64 bits would overwrite what other lanes, which are ahead, keep there in 32.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -27,8 +31,7 @@ pub(super) fn allocate(blocks: &mut [Block], registers: &[VReg]) -> Allocation {
     let mut lives = segments(blocks, registers.len());
     let mut merged = Merged::new(registers.len());
     coalesce(blocks, &mut lives, &mut merged);
-    let mut words = File::default();
-    let mut preds = File::default();
+    let mut files: [File; 4] = Default::default();
     let mut slot = vec![0u32; registers.len()];
     let mut order: Vec<(u32, u32, usize)> = lives
         .iter()
@@ -41,18 +44,29 @@ pub(super) fn allocate(blocks: &mut [Block], registers: &[VReg]) -> Allocation {
         .collect();
     order.sort_unstable();
     for (start, end, register) in order {
-        let (file, width) = match registers[register].class {
-            Class::Pred => (&mut preds, 1),
-            Class::B32 => (&mut words, 1),
-            Class::B64 => (&mut words, 2),
-            Class::B128 => (&mut words, 4),
-        };
-        slot[register] = file.take(start, end, width);
+        let (file, width) = file_of(registers[register].class);
+        slot[register] = files[file].take(start, end, width);
+    }
+    // Widest first: each part then begins at a multiple of its width.
+    let [fours, pairs, words, preds] = files.map(|file| file.size);
+    let begins = [0, fours, fours + pairs, 0];
+    for (slot, register) in slot.iter_mut().zip(registers) {
+        *slot += begins[file_of(register.class).0];
     }
     rewrite(blocks, &mut |register| slot[merged.find(register) as usize]);
     Allocation {
-        slots: words.size,
-        preds: preds.size,
+        slots: fours + pairs + words,
+        preds,
+    }
+}
+
+/// The file of a class, and the slots that a register takes there.
+const fn file_of(class: Class) -> (usize, u32) {
+    match class {
+        Class::B128 => (0, 4),
+        Class::B64 => (1, 2),
+        Class::B32 => (2, 1),
+        Class::Pred => (3, 1),
     }
 }
 

@@ -459,6 +459,20 @@ proptest! {
                 prop_assert!(reg.class != Class::B64 || reg.slot % 2 == 0);
             }
         }
+        // Columns of lanes are kept apart only between registers of one width.
+        let mut width_of = vec![None; size.slots as usize];
+        for reg in blocks.iter().flat_map(|b| &b.instrs).flat_map(|i| &i.dst) {
+            let width = match reg.class {
+                Class::Pred => continue,
+                Class::B32 => 1,
+                Class::B64 => 2,
+                Class::B128 => 4,
+            };
+            for slot in reg.slot..reg.slot + width {
+                let first = *width_of[slot as usize].get_or_insert(width);
+                prop_assert_eq!(first, width, "slot {}", slot);
+            }
+        }
         let found = run_blocks(&blocks, size.slots, size.preds);
         // Both run out of steps at different places.
         prop_assert!(expected.len() <= found.len() || found.len() > 20, "trace cut short");
