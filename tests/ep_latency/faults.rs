@@ -248,3 +248,42 @@ fn too_many_rows_are_refused_by_whoever_sees_them() {
     }
     the_devices_still_work(2);
 }
+
+/// Lanes of one warp wait for different ranks, and one of them in vain: all must leave together.
+#[test]
+fn one_silent_rank_of_eight() {
+    for silent in 0..8 {
+        let case = Case {
+            seed: u64::from(silent),
+            experts: 24,
+            topk: 8,
+            tokens: vec![3, 1, 0, 2, 5, 0, 1, 4],
+            ..case(8)
+        };
+        let desc = LatencyDesc {
+            timeout: Duration::from_millis(30),
+            ..case.desc()
+        };
+        let plan = LatencyPlan::new(desc).unwrap();
+        let faults = on_ranks(8, |mut side| {
+            let rank = Rank::with_plan(&case, &plan, &mut side);
+            let found = (rank.rank != silent).then(|| {
+                let round = rank.round(0);
+                let handle = round.dispatch();
+                let found = fault(rank.buffers.synchronize(&rank.stream));
+                drop(handle);
+                found
+            });
+            side.barrier("end").unwrap();
+            found
+        });
+        let faults: Vec<_> = faults.into_iter().flatten().collect();
+        assert_eq!(faults.len(), 7);
+        let named = |fault: &Fault| fault.kind == FaultKind::Timeout && fault.peer == silent;
+        assert!(
+            faults.iter().any(named),
+            "rank {silent} is silent: {faults:?}"
+        );
+    }
+    the_devices_still_work(8);
+}
