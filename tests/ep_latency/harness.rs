@@ -334,7 +334,7 @@ pub(crate) fn sums_of_batch(batch: &Case, ranks: u32) -> Vec<u32> {
         let mut y = vec![bf16::NAN; counts.len() * max_rows * hidden];
         let first_expert = cut.desc().first_expert(at.rank);
         for (expert, &count) in counts.iter().enumerate() {
-            for row in 0..count as usize {
+            for row in 0..count.cast_unsigned() as usize {
                 let slot = expert * max_rows + row;
                 let origin = Origin {
                     rank: 0,
