@@ -256,3 +256,83 @@ fn faults_of_copies_name_the_instruction() {
     };
     assert_eq!((fault.kind, fault.line), (illegal, 11));
 }
+
+/// One wgmma of ones on accumulators of 5: what the registers hold before the wait and after it.
+fn wgmma(seed: Option<u64>) -> (Vec<u32>, Vec<u32>) {
+    let k = kernel(
+        1,
+        r"
+        .shared .align 1024 .b8 tiles[4096];
+        .reg .b32 %r<12>; .reg .f32 %f<12>; .reg .b64 %rd<12>; .reg .pred %p<4>;
+        ld.param.u64 %rd1, [p0];
+        mov.u32 %r1, %tid.x;
+        mov.u32 %r2, tiles;
+        shl.b32 %r3, %r1, 5;
+        add.u32 %r3, %r2, %r3;
+        mov.u32 %r4, 0x38383838;
+        st.shared.v4.u32 [%r3], {%r4, %r4, %r4, %r4};
+        st.shared.v4.u32 [%r3+16], {%r4, %r4, %r4, %r4};
+        fence.proxy.async.shared::cta;
+        bar.sync 0;
+        shr.u32 %r5, %r2, 4;
+        or.b32 %r5, %r5, 0x00080000;
+        mov.b64 %rd2, {%r5, 16};
+        mov.f32 %f1, 0f40A00000; mov.f32 %f2, 0f40A00000;
+        mov.f32 %f3, 0f40A00000; mov.f32 %f4, 0f40A00000;
+        setp.eq.u32 %p1, %r2, %r2;
+        wgmma.fence.sync.aligned;
+        wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {%f1, %f2, %f3, %f4}, %rd2, %rd2, %p1, 1, 1;
+        wgmma.commit_group.sync.aligned;
+        shl.b32 %r6, %r1, 5;
+        cvt.u64.u32 %rd3, %r6;
+        add.u64 %rd4, %rd1, %rd3;
+        st.global.v4.f32 [%rd4], {%f1, %f2, %f3, %f4};
+        wgmma.wait_group.sync.aligned 0;
+        st.global.v4.f32 [%rd4+16], {%f1, %f2, %f3, %f4};
+        ret;",
+    );
+    let out = Words::on(0, 1024);
+    let machine = crate::harness::machine(1, seed);
+    let counters = machine.run(launch(&k, 1, 128, &[out.address])).unwrap();
+    assert_eq!(counters.wgmma_macs, 64 * 8 * 32);
+    let words = out.read();
+    let half = |which: usize| words.chunks(4).skip(which).step_by(2).flatten().copied();
+    (half(0).collect(), half(1).collect())
+}
+
+#[test]
+fn accumulators_change_when_a_wgmma_completes() {
+    let (before, after) = wgmma(None);
+    assert_words(&before, |_| 5f32.to_bits());
+    assert_words(&after, |_| 37f32.to_bits());
+    for seed in 0..8 {
+        let (_, after) = wgmma(Some(seed));
+        assert_words(&after, |_| 37f32.to_bits());
+    }
+}
+
+#[test]
+fn a_missing_warp_holds_up_the_warpgroup() {
+    let k = kernel(
+        0,
+        r"
+        .shared .align 1024 .b8 tiles[4096];
+        .reg .b32 %r<12>; .reg .f32 %f<12>; .reg .b64 %rd<12>; .reg .pred %p<4>;
+        mov.u32 %r1, %tid.x;
+        setp.ge.u32 %p1, %r1, 96;
+        @%p1 bra X;
+        mov.b64 %rd2, {0, 0};
+        mov.f32 %f1, 0f00000000; mov.f32 %f2, 0f00000000;
+        mov.f32 %f3, 0f00000000; mov.f32 %f4, 0f00000000;
+        wgmma.fence.sync.aligned;
+        wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {%f1, %f2, %f3, %f4}, %rd2, %rd2, %p1, 1, 1;
+        wgmma.commit_group.sync.aligned;
+        wgmma.wait_group.sync.aligned 0;
+    X:  ret;",
+    );
+    let fault = run(launch(&k, 1, 128, &[])).unwrap_err();
+    let FaultKind::Deadlock { waits } = &fault.kind else {
+        panic!("{fault}");
+    };
+    assert!(waits.contains("wgmma groups, at most 0"), "{waits}");
+}

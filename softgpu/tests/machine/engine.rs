@@ -1,9 +1,12 @@
 //! Launches: grids larger than the device, CTAs and devices that wait for each other, faults,
 //! cooperative grids, replay.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
+use smallvec::SmallVec;
 use softgpu::error::FaultKind;
+use softgpu::exec::Kernel;
+use softgpu::ir::{Block, Function, Instr, Op};
 
 use crate::harness::{Words, assert_words, kernel, launch, machine, run, run_seeds};
 
@@ -234,4 +237,39 @@ fn a_seed_replays() {
     let first = tickets(7);
     assert_eq!(first, tickets(7));
     assert_ne!(first, tickets(8), "another seed gives another schedule");
+}
+
+#[test]
+fn a_bug_of_the_host_is_reported_and_survived() {
+    // No front end makes an instruction without its destination.
+    let instr = Instr {
+        op: Op::Activemask,
+        guard: None,
+        dst: SmallVec::new(),
+        src: SmallVec::new(),
+        line: 1,
+    };
+    let function = Function {
+        name: "broken".to_owned(),
+        params: Vec::new(),
+        blocks: vec![Block {
+            instrs: vec![instr],
+        }],
+        slots: 0,
+        preds: 0,
+        local_bytes: 0,
+        static_shared: 0,
+        dynamic_align: 16,
+        max_threads: None,
+        req_threads: None,
+        req_cluster: None,
+        registers: 0,
+    };
+    let broken = Arc::new(Kernel::new(function).unwrap());
+    let machine = machine(1, None);
+    let fault = machine.run(launch(&broken, 4, 32, &[])).unwrap_err();
+    assert!(matches!(fault.kind, FaultKind::Internal { .. }), "{fault}");
+    assert_eq!(fault.kernel, "broken");
+    let fine = kernel(0, "ret;");
+    assert_eq!(machine.run(launch(&fine, 4, 32, &[])).unwrap().ctas, 4);
 }
