@@ -1,4 +1,8 @@
 //! A guard against the interpreter's loop becoming slow, far below what it does when optimised.
+#![expect(
+    clippy::print_stdout,
+    reason = "the figure is of interest with --nocapture"
+)]
 
 use std::time::Instant;
 

@@ -206,7 +206,7 @@ fn special_registers_name_the_thread() {
     let counters = run(shape).unwrap();
     assert_eq!(counters.ctas, 6);
     assert_words(&out.read(), |i| {
-        u32::try_from((i / 60) << 16 | i % 60).unwrap()
+        u32::try_from(((i / 60) << 16) | (i % 60)).unwrap()
     });
 }
 
