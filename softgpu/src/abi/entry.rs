@@ -47,13 +47,19 @@ pub(super) fn call(body: impl FnOnce() -> Result<()>) -> u32 {
 /// `fn name | alias, default (…)` also makes the alias; `default` then names the
 /// [`crate::driver::context::DefaultStream`] that a null stream stands for.
 macro_rules! entries {
-    ($guard:ident: $(fn $name:ident $(| $alias:ident, $default:ident)? ($($arg:ident: $ty:ty),* $(,)?) $body:block)*) => {
+    ($guard:ident: $(
+        fn $name:ident $(| $alias:ident, $default:ident)?
+        ($($arg:ident: $ty:ty),* $(,)?) $body:block
+    )*) => {
         $(entries!(@one $guard, $name, [$($alias, $default)?], [$($arg: $ty),*], $body);)*
     };
     (@one $guard:ident, $name:ident, [], [$($arg:ident: $ty:ty),*], $body:block) => {
         entries!(@fn $guard, $name, [$($arg: $ty),*], $body);
     };
-    (@one $guard:ident, $name:ident, [$alias:ident, $default:ident], [$($arg:ident: $ty:ty),*], $body:block) => {
+    (@one
+        $guard:ident, $name:ident, [$alias:ident, $default:ident], [$($arg:ident: $ty:ty),*],
+        $body:block
+    ) => {
         entries!(@fn $guard, $name, [$($arg: $ty),*], {
             let $default = $crate::driver::context::DefaultStream::Legacy;
             $body

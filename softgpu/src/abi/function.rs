@@ -151,12 +151,14 @@ entries! { call:
         active_blocks(count, handle, threads, dynamic)
     }
     fn cuOccupancyMaxPotentialBlockSize(
-        min_grid: Out<i32>, block: Out<i32>, handle: u64, shared_for: SharedFor, dynamic: u64, limit: i32
+        min_grid: Out<i32>, block: Out<i32>, handle: u64, shared_for: SharedFor,
+        dynamic: u64, limit: i32
     ) {
         best_block((min_grid, block), handle, shared_for, dynamic, limit)
     }
     fn cuOccupancyMaxPotentialBlockSizeWithFlags(
-        min_grid: Out<i32>, block: Out<i32>, handle: u64, shared_for: SharedFor, dynamic: u64, limit: i32, flags: u32
+        min_grid: Out<i32>, block: Out<i32>, handle: u64, shared_for: SharedFor,
+        dynamic: u64, limit: i32, flags: u32
     ) {
         if flags > 1 {
             return Err(Status::INVALID_VALUE);

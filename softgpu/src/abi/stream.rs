@@ -133,7 +133,8 @@ entries! { call:
         not_capturing(on, default, status, id)
     }
     fn cuStreamGetCaptureInfo_v3 | cuStreamGetCaptureInfo_v3_ptsz, default (
-        on: u64, status: Out<u32>, id: Out<u64>, graph: Out<u64>, nodes: Out<u64>, edges: Out<u64>, count: Out<u64>
+        on: u64, status: Out<u32>, id: Out<u64>, graph: Out<u64>, nodes: Out<u64>,
+        edges: Out<u64>, count: Out<u64>
     ) {
         graph.set_if(0);
         nodes.set_if(0);

@@ -131,7 +131,10 @@ entries! { call:
     fn cuMemGetAllocationPropertiesFromHandle(prop: Out<AllocationProp>, handle: u64) {
         let object = vm::get(handle)?;
         let (kind, id) = match object.physical.location() {
-            Location::Device(d) => (LOCATION_DEVICE, i32::try_from(d).map_err(|_| Status::UNKNOWN)?),
+            Location::Device(device) => {
+                let id = i32::try_from(device).map_err(|_| Status::UNKNOWN)?;
+                (LOCATION_DEVICE, id)
+            }
             Location::Host => (LOCATION_HOST, 0),
         };
         prop.set(AllocationProp {

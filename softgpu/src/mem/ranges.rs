@@ -100,7 +100,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn taken_ranges_never_overlap(ops in prop::collection::vec((1u64..200, 0u32..8, any::<bool>()), 1..100)) {
+        fn taken_ranges_never_overlap(
+            ops in prop::collection::vec((1u64..200, 0u32..8, any::<bool>()), 1..100),
+        ) {
             let mut r = Ranges::new(0, 4096);
             let mut taken: Vec<(u64, u64)> = Vec::new();
             for (len, align, free) in ops {
