@@ -51,10 +51,10 @@ enum Command {
         /// Which file
         what: Blessed,
     },
-    /// Fails when a generated file is not what its sources give
+    /// Fails when a generated file is not what its sources give, or a rule is broken
     Check {
-        /// Which file
-        what: Blessed,
+        /// What
+        what: Checked,
     },
     /// Prints registers, spills, shared memory and main-loop instructions of every kernel
     Sass,
@@ -72,6 +72,16 @@ enum Blessed {
     Params,
     /// docs/static-report.md from the compiled kernels
     Report,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Checked {
+    /// src/params/generated.rs
+    Params,
+    /// docs/static-report.md
+    Report,
+    /// The rules that no compiler enforces
+    Rules,
 }
 
 /// How results are printed.
@@ -112,11 +122,14 @@ fn dispatch(command: &Command) -> Result<ExitCode> {
             what: Blessed::Report,
         } => sass::bless()?,
         Command::Check {
-            what: Blessed::Params,
+            what: Checked::Params,
         } => params::check()?,
         Command::Check {
-            what: Blessed::Report,
+            what: Checked::Report,
         } => sass::check()?,
+        Command::Check {
+            what: Checked::Rules,
+        } => rules::check()?,
         Command::Sass => sass::print()?,
         Command::Softgpu { .. } => softgpu::print_dir()?,
     }
