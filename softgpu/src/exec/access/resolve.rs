@@ -7,7 +7,6 @@
 use super::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_OFFSET_MASK, SHARED_WINDOW, shared_rank};
 use crate::error::FaultKind;
 use crate::exec::inst::LaneFault;
-use crate::exec::regs::FULL;
 use crate::ir::Space;
 use crate::mem::{Access, AddressSpace};
 
@@ -82,7 +81,7 @@ impl MemCtx<'_> {
         span: Span,
     ) -> Result<*mut u8, LaneFault> {
         let fault = |kind| LaneFault { lane, kind };
-        if address & (span.align - 1) != 0 {
+        if address & span.align.wrapping_sub(1) != 0 {
             let align = span.align;
             return Err(fault(FaultKind::MisalignedAddress { address, align }));
         }
@@ -145,7 +144,7 @@ impl MemCtx<'_> {
             return Ok(std::array::from_fn(|l| addresses[l].wrapping_add(delta)));
         }
         if let Some((base, stride)) = self.common_local(space, &bounds, span) {
-            let start = |l: usize| base.wrapping_add(l as u64 * stride);
+            let start = |l: usize| base.wrapping_add((l as u64).wrapping_mul(stride));
             return Ok(std::array::from_fn(|l| start(l).wrapping_add(addresses[l])));
         }
         self.resolve_each(space, addresses, mask, span)
@@ -155,7 +154,7 @@ impl MemCtx<'_> {
     /// and are aligned.
     #[inline(always)]
     fn common(&self, space: Space, bounds: &Bounds, span: Span) -> Option<u64> {
-        if bounds.bits & (span.align - 1) != 0 {
+        if bounds.bits & span.align.wrapping_sub(1) != 0 {
             return None;
         }
         let bytes = bounds
@@ -195,7 +194,7 @@ impl MemCtx<'_> {
         let local = &self.local;
         let stride = u64::from(local.bytes);
         let end = bounds.high.checked_sub(window)?.checked_add(span.bytes)?;
-        if bounds.low < window || end > stride || bounds.bits & (span.align - 1) != 0 {
+        if bounds.low < window || end > stride || bounds.bits & span.align.wrapping_sub(1) != 0 {
             return None;
         }
         let first = u64::from(local.first_thread) * stride;
@@ -252,10 +251,11 @@ impl Bounds {
             bits: 0,
         };
         for (lane, &address) in addresses.iter().enumerate() {
-            let active = mask == FULL || mask >> lane & 1 != 0;
-            bounds.low = bounds.low.min(if active { address } else { u64::MAX });
-            bounds.high = bounds.high.max(if active { address } else { 0 });
-            bounds.bits |= if active { address } else { 0 };
+            // All ones for an inactive lane: arithmetic instead of branches vectorises.
+            let gone = u64::from(mask >> lane & 1).wrapping_sub(1);
+            bounds.low = bounds.low.min(address | gone);
+            bounds.high = bounds.high.max(address & !gone);
+            bounds.bits |= address & !gone;
         }
         bounds
     }

@@ -132,7 +132,8 @@ pub(crate) unsafe fn locate(
     let mut contiguous = mask == FULL;
     let mut uniform = true;
     for (lane, &host) in hosts.iter().enumerate() {
-        contiguous &= host == first.wrapping_add(lane as u64 * span.bytes);
+        let step = u64::from((lane as u32).wrapping_mul(span.bytes as u32));
+        contiguous &= host == first.wrapping_add(step);
         uniform &= host == first || mask >> lane & 1 == 0;
     }
     let pattern = match (contiguous, uniform) {

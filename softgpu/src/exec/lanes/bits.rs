@@ -20,7 +20,7 @@ fn low64(n: u32) -> u64 {
     if n >= 64 {
         u64::MAX
     } else {
-        (1 << (n % 64)) - 1
+        (1u64 << (n % 64)).wrapping_sub(1)
     }
 }
 
@@ -29,13 +29,13 @@ fn low64(n: u32) -> u64 {
 fn extract<const WIDTH: u32, const SIGNED: bool>(value: u64, pos: u32, len: u32) -> u64 {
     let (pos, len) = (pos & 0xff, len & 0xff);
     let inside = pos < WIDTH;
-    let room = if inside { WIDTH - pos } else { 0 };
+    let room = if inside { WIDTH.wrapping_sub(pos) } else { 0 };
     let taken = if len < room { len } else { room };
     let field = if inside { value >> (pos % 64) } else { 0 } & low64(taken);
     if !SIGNED {
         return field;
     }
-    let end = (pos + len).wrapping_sub(1);
+    let end = pos.wrapping_add(len).wrapping_sub(1);
     let sign_at = if end < WIDTH { end } else { WIDTH - 1 };
     let negative = len != 0 && value >> (sign_at % 64) & 1 != 0;
     field | if negative { !low64(taken) } else { 0 }
@@ -126,7 +126,8 @@ maps! {
     /// Immediate: bit 0 = bytes of `a` are signed, bit 1 = bytes of `b`.
     Dp4a(a: u32, b: u32, c: u32) [imm] -> u32 {
         let product = |i| byte(a, i, imm & 1).wrapping_mul(byte(b, i, imm & 2));
-        let sum = product(0) + product(1) + product(2) + product(3);
+        let low = product(0).wrapping_add(product(1));
+        let sum = low.wrapping_add(product(2)).wrapping_add(product(3));
         c.wrapping_add(sum as u32)
     }
 }

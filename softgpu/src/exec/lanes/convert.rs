@@ -94,8 +94,8 @@ fn extend(value: u64, field: u64) -> u64 {
 fn limits(field: u64) -> (i64, u64) {
     let bits = field & 63;
     if field & SIGNED != 0 {
-        let max = (1u64 << bits) - 1;
-        (-1 - max as i64, max)
+        let max = (1u64 << bits).wrapping_sub(1);
+        (!(max as i64), max)
     } else {
         (0, u64::MAX >> (63 - bits))
     }

@@ -156,7 +156,7 @@ maps! {
     /// The shift that would move the found bit to the top.
     BfindShift<T: Int>(a: T) -> u32 {
         let found = a.bfind();
-        if found == u32::MAX { found } else { T::width() - 1 - found }
+        if found == u32::MAX { found } else { T::width().wrapping_sub(1).wrapping_sub(found) }
     }
     AddSat(a: i32, b: i32) -> i32 { a.saturating_add(b) }
     SubSat(a: i32, b: i32) -> i32 { a.saturating_sub(b) }

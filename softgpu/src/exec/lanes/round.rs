@@ -111,13 +111,13 @@ formats! {
 /// 2^`exponent` for exponents of normal f64 values.
 #[inline(always)]
 pub(crate) fn power(exponent: i32) -> f64 {
-    f64::from_bits(((exponent + 1023) as u64) << 52)
+    f64::from_bits((exponent.wrapping_add(1023) as u64) << 52)
 }
 
 /// ⌊log2 |x|⌋ of a normal x; -1023 for zero and f64 subnormals.
 #[inline(always)]
 pub(crate) fn exponent(x: f64) -> i32 {
-    (x.to_bits() >> 52 & 0x7ff) as i32 - 1023
+    ((x.to_bits() >> 52 & 0x7ff) as i32).wrapping_sub(1023)
 }
 
 /// The sum of two values, rounded to odd. Infinite and NaN results are those of f64.
@@ -155,7 +155,7 @@ fn to_precision<F: Format>(x: f64, mode: Mode) -> f64 {
     // Unit in the last place. Beyond the range of all formats any lower unit does: x stays as it
     // is and overflows.
     let e = if e < 200 { e } else { 200 };
-    let ulp = power(e - F::PRECISION + 1);
+    let ulp = power(e.wrapping_sub(F::PRECISION - 1));
     // Adding and subtracting 1.5 · 2^52 ulp rounds to a multiple of ulp, ties to even.
     let shift = ulp * 6_755_399_441_055_744.0;
     let near = (x + shift) - shift;
