@@ -14,7 +14,7 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::element::wide;
-use super::transfer::{Mode, addresses, values};
+use super::transfer::{Hosts, Mode, addresses, values};
 use super::{MemCtx, Span, window};
 use crate::exec::inst::{Inst, LaneFault};
 use crate::exec::lanes::float::scalar;
@@ -281,8 +281,9 @@ impl<T: Atomic, const V: usize> MemBody for Atom<T, V> {
             align: bytes,
             access: mem::Access::Write,
         };
+        let mut hosts = Hosts::NONE;
         // SAFETY: the caller's promise.
-        let located = unsafe { I::locate(regs, mask, inst, ctx, span) }?;
+        let located = unsafe { I::locate(regs, mask, inst, ctx, (span, &mut hosts)) }?;
         // SAFETY: the caller's promise.
         let addresses = unsafe { addresses(regs, inst, mode) };
         let (targets, operands) = inst.list.as_deref().unwrap_or_default().split_at(V);
@@ -302,7 +303,7 @@ impl<T: Atomic, const V: usize> MemBody for Atom<T, V> {
                     c: c[lane],
                     ftz: is_global(mode, addresses[lane]),
                 };
-                let host = located.hosts[lane] + k as u64 * T::BYTES;
+                let host = located.host(&hosts, lane, bytes) + k as u64 * T::BYTES;
                 // SAFETY: resolved for this lane, and aligned.
                 out[k][lane] = unsafe { T::rmw(host, rmw) };
             }

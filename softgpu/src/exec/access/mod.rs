@@ -1,8 +1,8 @@
 //! Loads, stores and atomics of a warp.
 //!
-//! Protocol: a handler turns the 32 guest addresses of its operand into host addresses
-//! ([`MemCtx::resolve`]: window, alignment and bounds, all lanes at once where they fall into one
-//! window), then moves the data in the widest way that the pattern of addresses allows.
+//! Protocol: a handler turns the 32 guest addresses of its operand into host addresses (window,
+//! alignment and bounds, all lanes at once where they fall into one piece of memory), then moves
+//! the data in the widest way that the pattern of addresses allows.
 //!
 //! Guest memory is shared with other host threads, with other processes and with the guest's own
 //! races. It is never seen as a Rust reference: all accesses go through raw pointers. Strong

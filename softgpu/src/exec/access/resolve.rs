@@ -127,23 +127,19 @@ impl MemCtx<'_> {
         }
     }
 
-    /// Resolves the addresses of the lanes of `mask`.
+    /// Resolves addresses that do not lie in one piece of memory.
     ///
     /// # Errors
     /// The first lane whose address is misaligned, not mapped or out of bounds.
     #[inline(always)]
-    pub fn resolve(
+    pub(super) fn resolve_apart(
         &self,
         space: Space,
-        addresses: &[u64; 32],
+        (addresses, bounds): (&[u64; 32], &Bounds),
         mask: u32,
         span: Span,
     ) -> Result<Resolved, LaneFault> {
-        let bounds = Bounds::of(addresses, mask);
-        if let Some(delta) = self.common(space, &bounds, span) {
-            return Ok(std::array::from_fn(|l| addresses[l].wrapping_add(delta)));
-        }
-        if let Some((base, stride)) = self.common_local(space, &bounds, span) {
+        if let Some((base, stride)) = self.common_local(space, bounds, span) {
             let start = |l: usize| base.wrapping_add((l as u64).wrapping_mul(stride));
             return Ok(std::array::from_fn(|l| start(l).wrapping_add(addresses[l])));
         }
@@ -153,7 +149,7 @@ impl MemCtx<'_> {
     /// What must be added to every address if all of them lie in one contiguous piece of memory
     /// and are aligned.
     #[inline(always)]
-    fn common(&self, space: Space, bounds: &Bounds, span: Span) -> Option<u64> {
+    pub(super) fn common(&self, space: Space, bounds: &Bounds, span: Span) -> Option<u64> {
         if bounds.bits & span.align.wrapping_sub(1) != 0 {
             return None;
         }
@@ -235,16 +231,16 @@ pub const fn window(address: u64) -> Option<Space> {
 }
 
 /// Extremes of the addresses of the active lanes.
-struct Bounds {
-    low: u64,
-    high: u64,
+pub(super) struct Bounds {
+    pub(super) low: u64,
+    pub(super) high: u64,
     /// All address bits that occur.
     bits: u64,
 }
 
 impl Bounds {
     #[inline(always)]
-    fn of(addresses: &[u64; 32], mask: u32) -> Self {
+    pub(super) fn of(addresses: &[u64; 32], mask: u32) -> Self {
         let mut bounds = Self {
             low: u64::MAX,
             high: 0,

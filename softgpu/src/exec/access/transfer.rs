@@ -12,6 +12,7 @@
 use std::marker::PhantomData;
 
 use super::element::{Element, Held};
+use super::resolve::Bounds;
 use super::{MemCtx, Resolved, Span};
 use crate::exec::inst::{Inst, LaneFault};
 use crate::exec::lanes::isa::{Host, MemBody};
@@ -104,15 +105,34 @@ pub(crate) enum Pattern {
 /// Where the lanes of an access are in host memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Located {
-    /// Host addresses of the active lanes.
-    pub(crate) hosts: Resolved,
     /// The address of the first active lane.
     pub(crate) first: u64,
     /// How they lie.
     pub(crate) pattern: Pattern,
 }
 
-/// Resolves the addresses of an instruction.
+impl Located {
+    /// The address of an active lane of an access of `bytes` bytes.
+    #[inline(always)]
+    pub(crate) fn host(&self, hosts: &Hosts, lane: usize, bytes: u64) -> u64 {
+        match self.pattern {
+            Pattern::Contiguous => self.first.wrapping_add((lane as u64).wrapping_mul(bytes)),
+            Pattern::Uniform => self.first,
+            Pattern::Scattered => hosts.0[lane],
+        }
+    }
+}
+
+/// Host addresses of the lanes of a scattered access.
+#[repr(align(64))]
+pub(crate) struct Hosts(pub(crate) Resolved);
+
+impl Hosts {
+    /// To be filled.
+    pub(crate) const NONE: Self = Self([0; 32]);
+}
+
+/// Resolves the addresses of an instruction. `hosts` is written if they are scattered.
 ///
 /// # Safety
 /// The operand lies in the file.
@@ -122,28 +142,42 @@ pub(crate) unsafe fn locate(
     mask: u32,
     inst: &Inst,
     ctx: &MemCtx<'_>,
-    span: Span,
+    (span, hosts): (Span, &mut Hosts),
 ) -> Result<Located, LaneFault> {
     let mode = Mode(inst.c.0);
     // SAFETY: the caller's promise.
     let addresses = unsafe { addresses(regs, inst, mode) };
-    let hosts = ctx.resolve(mode.space(), &addresses, mask, span)?;
-    let first = hosts[mask.trailing_zeros() as usize & 31];
-    let mut contiguous = mask == FULL;
-    let mut uniform = true;
-    for (lane, &host) in hosts.iter().enumerate() {
-        let step = u64::from((lane as u32).wrapping_mul(span.bytes as u32));
-        contiguous &= host == first.wrapping_add(step);
-        uniform &= host == first || mask >> lane & 1 == 0;
-    }
-    let pattern = match (contiguous, uniform) {
-        (true, _) => Pattern::Contiguous,
-        (_, true) => Pattern::Uniform,
-        _ => Pattern::Scattered,
+    let bounds = Bounds::of(&addresses, mask);
+    let lane = mask.trailing_zeros() as usize & 31;
+    let Some(delta) = ctx.common(mode.space(), &bounds, span) else {
+        hosts.0 = ctx.resolve_apart(mode.space(), (&addresses, &bounds), mask, span)?;
+        return Ok(Located {
+            first: hosts.0[lane],
+            pattern: Pattern::Scattered,
+        });
     };
+    let first = addresses[lane];
+    let extent = bounds.high.wrapping_sub(bounds.low);
+    let mut pattern = Pattern::Scattered;
+    if extent == 0 {
+        pattern = Pattern::Uniform;
+    } else if mask == FULL && extent == span.bytes.wrapping_mul(31) {
+        let mut contiguous = true;
+        for (lane, &address) in addresses.iter().enumerate() {
+            let step = u64::from((lane as u32).wrapping_mul(span.bytes as u32));
+            contiguous &= address == first.wrapping_add(step);
+        }
+        if contiguous {
+            pattern = Pattern::Contiguous;
+        }
+    }
+    if pattern == Pattern::Scattered {
+        for (host, address) in hosts.0.iter_mut().zip(&addresses) {
+            *host = address.wrapping_add(delta);
+        }
+    }
     Ok(Located {
-        hosts,
-        first,
+        first: first.wrapping_add(delta),
         pattern,
     })
 }
@@ -177,8 +211,9 @@ impl<T: Held<R>, R: Raw, const V: usize> MemBody for Load<T, R, V> {
     ) -> Result<(), LaneFault> {
         let mode = Mode(inst.c.0);
         let span = span::<T::Memory, V>(mem::Access::Read);
+        let mut hosts = Hosts::NONE;
         // SAFETY: the caller's promise.
-        let located = unsafe { I::locate(regs, mask, inst, ctx, span) }?;
+        let located = unsafe { I::locate(regs, mask, inst, ctx, (span, &mut hosts)) }?;
         let first = located.first;
         let mut out = [[R::default(); 32]; V];
         match located.pattern {
@@ -199,13 +234,14 @@ impl<T: Held<R>, R: Raw, const V: usize> MemBody for Load<T, R, V> {
                 }
             }
             _ => {
+                let host = |lane| located.host(&hosts, lane, span.bytes);
                 let mut left = mask;
                 while left != 0 {
                     let lane = left.trailing_zeros() as usize;
                     left &= left - 1;
                     for (k, out) in out.iter_mut().enumerate() {
                         // SAFETY: resolved for this lane, and aligned.
-                        out[lane] = unsafe { element::<T, R>(located.hosts[lane], k, mode) };
+                        out[lane] = unsafe { element::<T, R>(host(lane), k, mode) };
                     }
                 }
             }
@@ -248,8 +284,9 @@ impl<T: Held<R>, R: Raw, const V: usize> MemBody for Store<T, R, V> {
     ) -> Result<(), LaneFault> {
         let mode = Mode(inst.c.0);
         let span = span::<T::Memory, V>(mem::Access::Write);
+        let mut hosts = Hosts::NONE;
         // SAFETY: the caller's promise.
-        let located = unsafe { I::locate(regs, mask, inst, ctx, span) }?;
+        let located = unsafe { I::locate(regs, mask, inst, ctx, (span, &mut hosts)) }?;
         // SAFETY: the caller's promise.
         let values = unsafe { values::<R, V>(regs, inst.list.as_deref().unwrap_or_default()) };
         match located.pattern {
@@ -263,12 +300,13 @@ impl<T: Held<R>, R: Raw, const V: usize> MemBody for Store<T, R, V> {
                 }
             }
             _ => {
+                let host = |lane| located.host(&hosts, lane, span.bytes);
                 let mut left = mask;
                 while left != 0 {
                     let lane = left.trailing_zeros() as usize;
                     left &= left - 1;
                     for (k, values) in values.iter().enumerate() {
-                        let to = at::<T::Memory>(located.hosts[lane], k);
+                        let to = at::<T::Memory>(host(lane), k);
                         let value = T::narrow(values[lane]);
                         if mode.strong() {
                             // SAFETY: resolved for this lane, and aligned.

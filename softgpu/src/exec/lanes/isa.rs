@@ -9,7 +9,7 @@
 
 use std::sync::OnceLock;
 
-use crate::exec::access::transfer::{Located, locate};
+use crate::exec::access::transfer::{Hosts, Located, locate};
 use crate::exec::access::{MemCtx, Span};
 use crate::exec::inst::{AluFn, Code, Inst, LaneFault, MemFn};
 use crate::exec::regs::RegFile;
@@ -103,7 +103,7 @@ pub(crate) trait Host {
         mask: u32,
         inst: &Inst,
         ctx: &MemCtx<'_>,
-        span: Span,
+        place: (Span, &mut Hosts),
     ) -> Result<Located, LaneFault>;
 }
 
@@ -136,10 +136,10 @@ macro_rules! wrappers {
                     mask: u32,
                     inst: &Inst,
                     ctx: &MemCtx<'_>,
-                    span: Span,
+                    place: (Span, &mut Hosts),
                 ) -> Result<Located, LaneFault> {
                     // SAFETY: the caller's promise.
-                    unsafe { resolve(regs, mask, inst, ctx, span) }
+                    unsafe { resolve(regs, mask, inst, ctx, place) }
                 }
             }
 
@@ -152,10 +152,10 @@ macro_rules! wrappers {
                 mask: u32,
                 inst: &Inst,
                 ctx: &MemCtx<'_>,
-                span: Span,
+                place: (Span, &mut Hosts),
             ) -> Result<Located, LaneFault> {
                 // SAFETY: the caller's promise.
-                unsafe { locate(regs, mask, inst, ctx, span) }
+                unsafe { locate(regs, mask, inst, ctx, place) }
             }
 
             /// # Safety
