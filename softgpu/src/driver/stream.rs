@@ -192,6 +192,8 @@ struct State {
     ops: VecDeque<Queued>,
     issued: u64,
     has_thread: bool,
+    /// The stream is gone: its thread ends with the last operation.
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -207,7 +209,8 @@ impl Queue {
         loop {
             let mut state = self.state.lock();
             while state.ops.is_empty() {
-                if self.more.wait_for(&mut state, IDLE).timed_out() && state.ops.is_empty() {
+                let idle = state.closed || self.more.wait_for(&mut state, IDLE).timed_out();
+                if idle && state.ops.is_empty() {
                     state.has_thread = false;
                     return;
                 }
@@ -316,6 +319,14 @@ impl Stream {
             timeline: Arc::clone(&self.queue.timeline),
             ticket: self.queue.state.lock().issued,
         }
+    }
+}
+
+impl Drop for Stream {
+    /// Queued work still runs; an idle thread need not wait for more.
+    fn drop(&mut self) {
+        self.queue.state.lock().closed = true;
+        self.queue.more.notify_one();
     }
 }
 

@@ -13,4 +13,5 @@ mod multi_device;
 mod safe_client;
 mod streams;
 mod symbols;
+mod texts;
 mod virtual_memory;

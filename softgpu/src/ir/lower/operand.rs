@@ -343,7 +343,7 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
         let mut value = temporary;
         if from != ty {
             let wide = self.temporary(from);
-            let first = self.conversion(from, ty, wide, temporary);
+            let first = self.conversion(from, integer_type(ty), wide, temporary);
             self.after.push(first);
             value = wide;
         }
@@ -355,6 +355,7 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
     /// A destination of a load. Loads extend signed values to 32 bits, so 16-bit registers, which
     /// are zero above their width, are written through a temporary.
     fn load_destination(&mut self, operand: &Operand, ty: Ty) -> Result<(), PtxError> {
+        let first = self.after.len();
         self.wide_destination(operand, ty)?;
         let Some(reg) = self.dst.pop() else {
             return Ok(());
@@ -366,7 +367,8 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
         let temporary = self.temporary(Ty::S32);
         self.dst.push(temporary);
         let convert = self.conversion(Ty::U16, Ty::U16, reg, temporary);
-        self.after.push(convert);
+        // A wider destination is converted from `reg`: that comes after.
+        self.after.insert(first, convert);
         Ok(())
     }
 
