@@ -13,13 +13,16 @@ pub mod table;
 pub mod toolchain;
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 pub use error::BuildError;
 pub use report::Resources;
 pub use table::Row;
 pub use toolchain::Places;
+
+/// The instance table, below the workspace root.
+const TABLE: &str = "csrc/instances.toml";
 
 /// Where things are.
 #[derive(Debug, Clone)]
@@ -54,7 +57,7 @@ pub struct Image {
 /// # Errors
 /// A broken table, no compiler, or the first row that does not compile or is not accepted.
 pub fn compile(config: &Config) -> Result<Vec<Image>, BuildError> {
-    let rows = table::read(&config.workspace.join("csrc/instances.toml"))?;
+    let rows = table::read(&config.workspace.join(TABLE))?;
     let found = toolchain::find(&config.places)?;
     let compiler = compile::Compiler::new(config, found)?;
     let next = AtomicUsize::new(0);
@@ -168,9 +171,18 @@ fn instruct(line: &str) {
     println!("cargo:{line}");
 }
 
-/// Root of the workspace that this crate was compiled in.
+/// Root of the workspace: where cargo runs a program of it, else where this crate was compiled.
 #[must_use]
 pub fn workspace_root() -> &'static Path {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here)
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        let running = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+        let package = running.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
+        let is_root = |folder: &&Path| folder.join(TABLE).is_file();
+        package
+            .ancestors()
+            .find(is_root)
+            .unwrap_or(&package)
+            .to_owned()
+    })
 }

@@ -96,7 +96,7 @@ pub enum BulkDone {
 /// Asynchronous copies of the bulk engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BulkOp {
-    /// `cp.async.bulk`: `src` = dst address, src address, size, [mbarrier], [cta mask].
+    /// `cp.async.bulk`: `src` = dst address, src address, size, `[mbarrier]`, `[cta mask]`.
     Copy {
         /// Direction.
         dir: BulkDir,

@@ -545,7 +545,7 @@ pub enum Op {
         /// `.aligned`.
         aligned: bool,
     },
-    /// `bar.red`: `dst` = result; `src` = id, [count], predicate (last).
+    /// `bar.red`: `dst` = result; `src` = id, `[count]`, predicate (last).
     BarRed(BarRed),
     /// `bar.warp.sync`: `src` = member mask.
     BarWarp,

@@ -53,7 +53,7 @@ fn unary<T: Float>(a: T, imm: u64, f: impl Fn(f64) -> f64) -> T {
     T::encode(finish::<T::Format>(value, imm))
 }
 
-/// c[0] + x (c[1] + x (c[2] + …)).
+/// `c[0] + x (c[1] + x (c[2] + …))`.
 #[inline(always)]
 fn polynomial<const N: usize>(x: f64, coefficients: [f64; N]) -> f64 {
     let mut sum = 0.0;

@@ -157,7 +157,7 @@ fn negated(bits: u32, imm: u64) -> u32 {
     if imm & NEGATE != 0 { !bits } else { bits }
 }
 
-/// `setp`: `dst` = p, `list` = [q] if asked for, `c` = the predicate to combine with.
+/// `setp`: `dst` = p, `list` = `[q]` if asked for, `c` = the predicate to combine with.
 pub(crate) struct Setp<T>(PhantomData<T>);
 
 impl<T: Test> AluBody for Setp<T> {
