@@ -4,6 +4,8 @@
 //! `// error: line:column: message` is the error. `SOFTGPU_BLESS=1` rewrites both; read the
 //! difference before committing it.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
