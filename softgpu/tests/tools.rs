@@ -2,6 +2,8 @@
 
 #[macro_use]
 #[path = "driver/support.rs"]
+#[expect(dead_code, reason = "the driver tests use the rest of it")]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod support;
 
 use cudarc::driver::sys::CUresult;
