@@ -1,6 +1,8 @@
 //! The driver API as a client sees it: through cudarc, which opens the library that cargo built
 //! beside this test under the name `libcuda.so.1`.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[macro_use]
 mod support;
 

@@ -124,6 +124,8 @@ fn the_legacy_stream_waits_for_blocking_streams_only() {
 
 #[test]
 fn host_functions_run_in_order_and_may_block() {
+    /// # Safety
+    /// `data` leads to a receiver and a word.
     unsafe extern "C" fn receive(data: *mut c_void) {
         // SAFETY: the test passes a receiver and a word that outlive the call.
         let (gate, seen) = unsafe { &*data.cast::<(mpsc::Receiver<u32>, AtomicU32)>() };

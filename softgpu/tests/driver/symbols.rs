@@ -73,10 +73,8 @@ fn errors_have_names_and_texts() {
         &mut text
     ));
     // SAFETY: a static C string.
-    assert_eq!(
-        unsafe { CStr::from_ptr(text) },
-        c"CUDA_ERROR_ILLEGAL_ADDRESS"
-    );
+    let name = unsafe { CStr::from_ptr(text) };
+    assert_eq!(name, c"CUDA_ERROR_ILLEGAL_ADDRESS");
     cu!(cuGetErrorString(
         CUresult::CUDA_ERROR_INVALID_VALUE,
         &mut text

@@ -25,7 +25,7 @@ fn texts_give_what_they_say() {
     let mut texts = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        println!("{}", path.display());
+        eprintln!("{}", path.display());
         let text = std::fs::read_to_string(&path).unwrap();
         let expected = words(&text, "expect:");
         assert!(!expected.is_empty());
