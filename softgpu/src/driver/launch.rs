@@ -162,7 +162,8 @@ fn run(launch: Launch, health: &Health) {
         *signal.0.lock() = Some(outcome);
         signal.1.notify_one();
     });
-    Engine::global().submit(launch, finish);
+    let id = Engine::global().submit(launch, finish);
+    health.begin(id);
     let mut slot = done.0.lock();
     let outcome = loop {
         match slot.take() {
@@ -170,7 +171,9 @@ fn run(launch: Launch, health: &Health) {
             None => done.1.wait(&mut slot),
         }
     };
+    health.end(id);
     match outcome {
+        Ok(_) if health.is_over() => {}
         Ok(counters) => report::launched(&name, &counters),
         Err(fault) => {
             report::fault(&fault);

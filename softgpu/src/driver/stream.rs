@@ -5,10 +5,10 @@
 //! how far it has come. Legacy default-stream semantics are tickets too: an operation carries the
 //! (timeline, ticket) pairs that must be reached before it starts.
 //!
-//! Once a context has faulted, its device work is skipped and its waits end, so every timeline
-//! still reaches its end.
+//! Once a context has faulted, its kernels are ended, its device work is skipped and its waits end,
+//! so every timeline still reaches its end.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::status::{Result, Status};
+use crate::exec::Engine;
 
 /// How long a stream's thread waits for more work before it ends.
 const IDLE: Duration = Duration::from_millis(500);
@@ -27,6 +28,8 @@ const RECHECK: Duration = Duration::from_millis(20);
 pub struct Health {
     fault: AtomicU32,
     destroyed: AtomicBool,
+    /// Launches that the engine is executing.
+    running: Mutex<HashSet<u64>>,
 }
 
 impl Health {
@@ -42,16 +45,38 @@ impl Health {
         }
     }
 
-    /// Makes a fault sticky; the first one stays.
+    /// Makes a fault sticky (the first one stays) and ends what is running.
     pub fn fault(&self, status: Status) {
         let _ = self
             .fault
             .compare_exchange(0, status.0, Ordering::AcqRel, Ordering::Relaxed);
+        self.abort_running();
     }
 
-    /// Marks the context as destroyed: waits end, device work is skipped.
+    /// Notes a launch that the engine executes; ends it if the context is over already.
+    pub fn begin(&self, launch: u64) {
+        self.running.lock().insert(launch);
+        if self.is_over() {
+            Engine::global().abort(launch);
+        }
+    }
+
+    /// Forgets a launch.
+    pub fn end(&self, launch: u64) {
+        self.running.lock().remove(&launch);
+    }
+
+    fn abort_running(&self) {
+        let running = self.running.lock().clone();
+        for launch in running {
+            Engine::global().abort(launch);
+        }
+    }
+
+    /// Marks the context as destroyed: waits and kernels end, device work is skipped.
     pub fn destroy(&self) {
         self.destroyed.store(true, Ordering::Release);
+        self.abort_running();
     }
 
     /// Whether device work is to be skipped.

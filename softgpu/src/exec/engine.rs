@@ -102,14 +102,16 @@ impl Engine {
 
     /// Starts a launch. `done` is called on some other thread, or at once if the launch breaks a
     /// rule, with the counters or the first fault.
-    pub fn submit(&self, launch: Launch, done: Done) {
+    ///
+    /// Returns a number for [`Self::abort`].
+    pub fn submit(&self, launch: Launch, done: Done) -> u64 {
         let shared = &self.shared;
         let checked = check(&shared.config, &launch);
         let (state, need) = match checked.and_then(|need| Ok((prepare(shared, launch)?, need))) {
             Ok(ready) => ready,
             Err(fault) => {
                 done(Err(fault));
-                return;
+                return 0;
             }
         };
         self.workers.call_once(|| {
@@ -128,10 +130,22 @@ impl Engine {
         });
         if launch_is_empty(&state) {
             done(Ok(Counters::default()));
-            return;
+            return 0;
         }
+        let id = state.id;
         shared.scheduler.lock().add(state, need, done);
         shared.work.notify_all();
+        id
+    }
+
+    /// Ends a launch early, as the loss of its context does: its clusters stop at their next
+    /// turns, and it counts as done. Nothing happens if it is over already.
+    pub fn abort(&self, launch: u64) {
+        let finished = self.shared.scheduler.lock().abort(launch);
+        self.shared.work.notify_all();
+        if let Some(finished) = finished {
+            finished.announce();
+        }
     }
 
     /// Executes a launch and waits for its end.

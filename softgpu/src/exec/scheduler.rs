@@ -59,6 +59,18 @@ struct Grid {
     done: Option<Done>,
 }
 
+impl Grid {
+    fn finish(self) -> Option<Finished> {
+        let fault = self.launch.fault.lock().take();
+        let counters = || Ok(self.launch.counters.lock().clone());
+        Some(Finished {
+            done: self.done?,
+            result: fault.map_or_else(counters, Err),
+            launch: self.launch,
+        })
+    }
+}
+
 /// A launch that is over.
 pub(super) struct Finished {
     pub(super) done: Done,
@@ -201,6 +213,16 @@ impl Scheduler {
         }
     }
 
+    /// Makes the clusters of a grid end at their next turns; the grid itself if none has begun.
+    pub(super) fn abort(&mut self, id: u64) -> Option<Finished> {
+        let grid = self.grids.get(&id)?;
+        grid.launch.aborted.store(true, Ordering::Relaxed);
+        let unbegun = grid.resident == 0;
+        self.stir();
+        let grid = unbegun.then(|| self.grids.remove(&id)).flatten();
+        grid.and_then(Grid::finish)
+    }
+
     /// What to do next.
     pub(super) fn next(&mut self, clock: &Clock) -> Next {
         let waiting = self.begun.len() as u64;
@@ -289,13 +311,7 @@ impl Scheduler {
         let over = grid.resident == 0 && (aborted || grid.next == grid.total);
         let finished = over.then(|| self.grids.remove(&launch.id)).flatten();
         self.admit(launch.device);
-        let grid = finished?;
-        let fault = launch.fault.lock().take();
-        Some(Finished {
-            done: grid.done?,
-            result: fault.map_or_else(|| Ok(launch.counters.lock().clone()), Err),
-            launch: grid.launch,
-        })
+        finished.and_then(Grid::finish)
     }
 }
 

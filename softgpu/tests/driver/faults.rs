@@ -1,5 +1,6 @@
 //! Guest faults: which code, when, and for how long.
 
+use cudarc::driver::sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as LIMIT;
 use cudarc::driver::sys::CUresult;
 
 use crate::support::{BASIC, Context, DEFAULT, alloc, download, function, module, stream};
@@ -80,4 +81,32 @@ fn work_queued_behind_a_fault_is_dropped() {
     assert_eq!(code!(cuStreamSynchronize(s)), ILLEGAL);
     assert_eq!(code!(cuStreamSynchronize(t)), ILLEGAL);
     assert_eq!(code!(cuEventQuery(event)), ILLEGAL);
+}
+
+/// A kernel that waits for ever ends with its context, whatever ends that.
+#[test]
+fn endless_kernels_end_with_their_context() {
+    let endless = |blocks: u32| {
+        let context = Context::new(6);
+        let wait = function(module(BASIC), "answer");
+        let words = alloc::<u32>(2);
+        let s = stream(1);
+        cu!(cuFuncSetAttribute(wait, LIMIT, 200_000));
+        // With so much shared memory, one block fits into one of the 132 multiprocessors.
+        let (grid, shared) = ([blocks, 1, 1], 200_000);
+        let go = launch!(wait, grid, [32, 1, 1], shared, s, [words, 5u32, words + 4]);
+        assert_eq!(go, OK);
+        (context, s)
+    };
+    let (faulty, s) = endless(20);
+    let write = function(module(BASIC), "write_at");
+    assert_eq!(
+        launch!(write, [1; 3], [1; 3], 0, stream(1), [8u64, 1i32]),
+        OK
+    );
+    assert_eq!(code!(cuStreamSynchronize(s)), ILLEGAL);
+    drop(faulty);
+    // More blocks than fit, so some never begin.
+    let (destroyed, _) = endless(140);
+    drop(destroyed);
 }

@@ -37,10 +37,11 @@ macro_rules! cu {
 macro_rules! launch {
     ($f:expr, $grid:expr, $block:expr, $shared:expr, $stream:expr, [$($param:expr),* $(,)?]) => {{
         let (grid, block): ([u32; 3], [u32; 3]) = ($grid, $block);
-        let mut list = [$(std::ptr::from_ref(&$param).cast_mut().cast::<std::ffi::c_void>()),*];
+        // The array stands in the call, so that parameters that are temporaries live as long.
         code!(cuLaunchKernel(
-            $f, grid[0], grid[1], grid[2], block[0], block[1], block[2],
-            $shared, $stream, list.as_mut_ptr(), std::ptr::null_mut(),
+            $f, grid[0], grid[1], grid[2], block[0], block[1], block[2], $shared, $stream,
+            [$(std::ptr::from_ref(&$param).cast_mut().cast::<std::ffi::c_void>()),*].as_mut_ptr(),
+            std::ptr::null_mut(),
         ))
     }};
 }
