@@ -9,8 +9,8 @@
 //! so every timeline still reaches its end.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -105,44 +105,48 @@ impl Timeline {
         }
     }
 
+    /// Waits at most `time`; whether the ticket is reached.
+    fn wait_for(&self, ticket: u64, time: Duration) -> bool {
+        let mut done = self.done.lock();
+        if *done < ticket {
+            self.changed.wait_for(&mut done, time);
+        }
+        *done >= ticket
+    }
+
     fn advance(&self, ticket: u64) {
         *self.done.lock() = ticket;
         self.changed.notify_all();
     }
 }
 
-/// A point in a stream that events name.
+/// A point in a stream that events name. It is reached exactly when the stream's timeline is, so
+/// that an event and its stream never disagree.
 #[derive(Debug, Default)]
 pub struct Marker {
-    reached: Mutex<Option<Instant>>,
-    changed: Condvar,
+    point: OnceLock<After>,
+    time: Mutex<Option<Instant>>,
 }
 
 impl Marker {
     /// When the stream came here; `None` if it has not yet.
     #[must_use]
     pub fn when(&self) -> Option<Instant> {
-        *self.reached.lock()
+        let reached = self.point.get().is_some_and(After::is_reached);
+        reached.then(|| *self.time.lock()).flatten()
     }
 
     /// Waits until the stream comes here.
     pub fn wait(&self) {
-        let mut reached = self.reached.lock();
-        while reached.is_none() {
-            self.changed.wait(&mut reached);
+        if let Some(point) = self.point.get() {
+            point.wait();
         }
     }
 
     fn wait_while_healthy(&self, health: &Health) {
-        let mut reached = self.reached.lock();
-        while reached.is_none() && !health.is_over() {
-            self.changed.wait_for(&mut reached, RECHECK);
+        if let Some(point) = self.point.get() {
+            while !point.timeline.wait_for(point.ticket, RECHECK) && !health.is_over() {}
         }
-    }
-
-    fn reach(&self) {
-        *self.reached.lock() = Some(Instant::now());
-        self.changed.notify_all();
     }
 }
 
@@ -175,7 +179,7 @@ impl std::fmt::Debug for Op {
 impl Op {
     fn run(self, health: &Health) {
         match self {
-            Self::Mark(marker) => marker.reach(),
+            Self::Mark(marker) => *marker.time.lock() = Some(Instant::now()),
             _ if health.is_over() => {}
             Self::Work(work) | Self::Quick(work) => work(),
             Self::Wait(marker) => marker.wait_while_healthy(health),
@@ -313,11 +317,19 @@ impl Stream {
         state.issued += 1;
         let ticket = state.issued;
         let timeline = Arc::clone(&self.queue.timeline);
+        let point = After {
+            timeline: Arc::clone(&timeline),
+            ticket,
+        };
+        if let Op::Mark(marker) = &op {
+            // A marker is new when it is queued, so this is its only point.
+            let _ = marker.point.set(point.clone());
+        }
         let idle = timeline.reached(ticket - 1) && after.is_empty();
         if idle && op.may_run_inline() {
             op.run(&self.queue.health);
             timeline.advance(ticket);
-            return Ok(After { timeline, ticket });
+            return Ok(point);
         }
         state.ops.push_back(Queued { ticket, after, op });
         if state.has_thread {
@@ -334,7 +346,7 @@ impl Stream {
             }
             state.has_thread = true;
         }
-        Ok(After { timeline, ticket })
+        Ok(point)
     }
 
     /// The point where everything queued so far is done.
