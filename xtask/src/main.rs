@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod explore;
 mod params;
 mod process;
 mod rules;
@@ -46,6 +47,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Runs a command under many seeds of the software GPU and stops at the first failure
+    Explore(explore::Explore),
     /// Regenerates committed files from their sources
     Bless {
         /// Which file
@@ -114,6 +117,7 @@ fn dispatch(command: &Command) -> Result<ExitCode> {
         Command::Setup => setup::run_setup()?,
         Command::Demo { json } => return demo::run((*json).into()),
         Command::Test => return test::run(),
+        Command::Explore(explore) => return explore::run(explore),
         Command::Bench { what, json } => bench::run(*what, (*json).into())?,
         Command::Bless {
             what: Blessed::Params,
