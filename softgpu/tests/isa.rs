@@ -1,0 +1,84 @@
+//! Instructions: one test per file of `tests/isa/`. `cargo test -p softgpu --test isa FILTER` runs
+//! those whose name contains FILTER; `SOFTGPU_BLESS=1` rewrites expected values that differ (check
+//! every one of them by other means). Each file runs in a process of its own through the driver
+//! API, so that the same files judge a real GPU.
+//!
+//! A file is a PTX module. Lines that begin with `//@` are directives, `//@+` continues one:
+//!
+//! ```text
+//! //@ buffer a: u32[64] = iota(0,3)      device memory with content, between 256 guard bytes
+//! //@ buffer out: f32[64]                filled with bytes 0xCD
+//! //@ buffer e: u8[24] exact = 0*        without guards: an access beyond it may fault
+//! //@ global table: u32[4] [= 1 2 3 4]   a variable of the module, given new content if any
+//! //@ tensormap m: f32 a[+BYTES] dims 64x32 strides 256 box 32x8 [elements 1x1]
+//! //@+   [interleave 16|32] [swizzle 32|64|128] [l2 64|128|256] [fill nan]
+//! //@ launch k<<<2x1x1, 32, 1024>>>(a, out+16, m, &m, u32(5), f32(1.5,2)) [cluster 2x1x1]
+//! //@+   [cooperative] [pdl] [stream 1]  grid, block, dynamic shared bytes; in order
+//! //@ expect out: 0 3 0x6 1.5 nan _ 1|2  whole content in the end; lines of values with `//@+`
+//! //@ expect out ulp 2: 1.5*64           within 2 units of the last place
+//! //@ expect out sorted: 1 2 3           in any order, values ascending as unsigned numbers
+//! //@ stdout: text                       a line that the run prints
+//! //@ fault CUDA_ERROR_ILLEGAL_ADDRESS: part of softgpuLastFault
+//! //@ error 3:4: part of the log         the module is refused
+//! //@ unsupported: part of the message   refused, at load or launch, as not implemented
+//! //@ seeds 16                           also under SOFTGPU_SEED = 0 to 15
+//! //@ env SOFTGPU_SMS=2                  an environment variable
+//! //@ only softgpu                       says nothing about hardware
+//! ```
+//!
+//! Types: `u8 … u64`, `b8 … b64`, `s8 … s64`, `f16`, `bf16`, `f32`, `f64`. Values: decimal, `0x…` (the
+//! bits, of floats too), `inf`, `nan` (any NaN; expected only), `_` (anything), `a|b` (either).
+//! Items: `value`, `value*4`, `value*` (all that remain) and generators, which fill what remains
+//! or `*n` elements: `iota(start,step)`, `random(seed)` (bits), `uniform(seed)` (floats in [-1, 1)),
+//! `copy(buffer,from)` (initial content). Arguments: a buffer's address, `m` a tensor map by value,
+//! `&m` the address of one in device memory, `type(values)` bytes. Their sizes must be those of the
+//! parameters. A buffer with content and without `expect` must not change; an `expect` without
+//! values waits for SOFTGPU_BLESS.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use softgpu_conformance::{Outcome, Settings, TestFile, child_main, run_isolated};
+
+/// No file needs a tenth of it, even on a busy machine.
+const LIMIT: Duration = Duration::from_mins(3);
+
+fn files() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/isa");
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|e| e == "ptx"));
+    files.sort();
+    files
+}
+
+fn trial(path: PathBuf, settings: Settings) -> Trial {
+    let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+    Trial::test(name, move || {
+        let file = TestFile::read(&path)?;
+        match run_isolated(&file, &settings) {
+            Outcome::Passed => Ok(()),
+            Outcome::Failed(why) => Err(Failed::from(why)),
+        }
+    })
+}
+
+fn main() -> ExitCode {
+    if let Some(code) = child_main() {
+        return code;
+    }
+    let library = std::env::current_exe().unwrap();
+    let library = library.with_file_name("libsoftgpu.so");
+    let settings = Settings {
+        library: library.to_string_lossy().into_owned(),
+        limit: LIMIT,
+        coverage: std::env::var_os("SOFTGPU_COVERAGE_DIR").map(PathBuf::from),
+    };
+    let trials = files()
+        .into_iter()
+        .map(|path| trial(path, settings.clone()))
+        .collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
