@@ -5,6 +5,7 @@
 //! [`mem`] (guest memory) and [`tensor`] (tensor-core numerics).
 
 pub mod abi;
+pub mod coverage;
 pub mod driver;
 pub mod error;
 pub mod exec;

@@ -1,6 +1,7 @@
 //! The one entry for people: `cargo xtask COMMAND`. Run it from anywhere in the workspace.
 
 mod bench;
+mod coverage;
 mod demo;
 mod explore;
 mod params;
@@ -15,7 +16,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 #[derive(Parser)]
 #[command(
@@ -62,11 +63,18 @@ enum Command {
     /// Prints registers, spills, shared memory and main-loop instructions of every kernel
     Sass,
     /// Builds the software GPU
-    Softgpu {
-        /// Print the folder that holds libcuda.so.1, for LD_LIBRARY_PATH
-        #[arg(long, required = true)]
-        print_dir: bool,
-    },
+    Softgpu(SoftgpuTask),
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct SoftgpuTask {
+    /// Print the folder that holds libcuda.so.1, for LD_LIBRARY_PATH
+    #[arg(long)]
+    print_dir: bool,
+    /// Print every opcode of production kernels with the tests that execute it
+    #[arg(long)]
+    coverage: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -135,7 +143,8 @@ fn dispatch(command: &Command) -> Result<ExitCode> {
             what: Checked::Rules,
         } => rules::check()?,
         Command::Sass => sass::print()?,
-        Command::Softgpu { .. } => softgpu::print_dir()?,
+        Command::Softgpu(task) if task.coverage => return coverage::print(),
+        Command::Softgpu(_) => softgpu::print_dir()?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -22,6 +22,8 @@ pub(super) enum Flow {
     Exit,
     /// Nothing happens.
     Nop,
+    /// An opcode is noted as executed.
+    Cover(u32),
     /// The machine executes the instruction.
     Machine,
 }
@@ -228,6 +230,7 @@ impl Decoder {
             | Op::Griddep { .. }
             | Op::WgmmaFence
             | Op::Brkpt => Flow::Nop,
+            Op::Cover(number) => Flow::Cover(*number),
             op if is_machine(op) => Flow::Machine,
             op => {
                 return Err(PtxError::Unsupported {

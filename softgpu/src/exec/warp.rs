@@ -399,6 +399,10 @@ impl Warp {
             |warp: &Self, fault: LaneFault| env.fault(warp.origin(fault.lane, line), fault.kind);
         match &sys.flow {
             Flow::Nop => Ok(true),
+            Flow::Cover(number) => {
+                crate::coverage::executed(*number);
+                Ok(true)
+            }
             Flow::Branch(target) => {
                 self.divert(at, mask, *target);
                 Ok(false)

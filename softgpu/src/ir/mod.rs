@@ -538,6 +538,8 @@ pub enum Op {
     Trap,
     /// `brkpt`.
     Brkpt,
+    /// Notes that the opcode with this number runs; see [`crate::coverage`].
+    Cover(u32),
     /// `bar.sync` / `barrier.sync` / `bar.arrive`: `src` = id [, thread count].
     Bar {
         /// `arrive` rather than `sync`.

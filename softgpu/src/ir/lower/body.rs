@@ -256,6 +256,15 @@ impl<'c, 'm> Builder<'c, 'm> {
         }
         let guard = self.guard(instruction)?;
         let opcode = self.context.module.word(instruction.opcode);
+        if let Some(number) = crate::coverage::number(opcode) {
+            self.push(Instr {
+                op: Op::Cover(number),
+                guard,
+                dst: smallvec![],
+                src: smallvec![],
+                line: instruction.pos.line,
+            });
+        }
         if opcode == "call" || opcode == "call.uni" {
             return self.call(instruction, guard);
         }

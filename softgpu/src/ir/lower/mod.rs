@@ -86,7 +86,9 @@ fn entry(context: &Context<'_>, index: usize) -> Result<Function, PtxError> {
     let local_bytes = builder.local_bytes()?;
     let (raw, mut registers) = builder.finish();
     let mut blocks = order::order(raw);
-    simplify::simplify(&mut blocks, &mut registers);
+    if !crate::coverage::enabled() {
+        simplify::simplify(&mut blocks, &mut registers);
+    }
     let allocation = allocate::allocate(&mut blocks, &registers);
     let limit = source.max_registers.unwrap_or(255).clamp(1, 255);
     Ok(Function {

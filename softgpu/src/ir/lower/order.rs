@@ -106,7 +106,7 @@ fn is_poll(op: &Op) -> bool {
 
 /// Whether an instruction may stand in a polling loop: it changes nothing outside the thread.
 fn is_harmless(op: &Op) -> bool {
-    is_pure(op) || matches!(op, Op::Ld(_) | Op::Special(_) | Op::Fence(_))
+    is_pure(op) || matches!(op, Op::Ld(_) | Op::Special(_) | Op::Fence(_) | Op::Cover(_))
 }
 
 enum Work {
