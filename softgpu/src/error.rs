@@ -55,6 +55,16 @@ pub enum FaultKind {
     },
     /// `trap` was executed (CUDA 719).
     Trap,
+    /// A call through a register that does not hold the address of a function (CUDA 718).
+    InvalidPc {
+        /// The register's value.
+        address: u64,
+    },
+    /// Calls or `alloca` took more than a thread's stack (CUDA 714).
+    StackOverflow {
+        /// Bytes of local memory of a thread.
+        bytes: u32,
+    },
     /// A device-side assertion failed (CUDA 710).
     Assert {
         /// The text of the assertion.
@@ -123,6 +133,13 @@ impl fmt::Display for Fault {
             }
             FaultKind::IllegalInstruction { what } => write!(f, "illegal instruction: {what}"),
             FaultKind::Trap => write!(f, "trap"),
+            FaultKind::InvalidPc { address } => {
+                write!(f, "call of {address:#x}, which is not a function that may be called")
+            }
+            FaultKind::StackOverflow { bytes } => write!(
+                f,
+                "stack overflow: a thread has {bytes} bytes of local memory (CU_LIMIT_STACK_SIZE)"
+            ),
             FaultKind::Assert { message } => write!(f, "assertion failed: {message}"),
             FaultKind::Deadlock { waits } => write!(f, "deadlock: {waits}"),
             FaultKind::Unsupported { what } => write!(f, "unsupported: {what}"),

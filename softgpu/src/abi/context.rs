@@ -6,6 +6,7 @@ use super::pointers::{In, Out};
 use crate::driver::context::{self, by_handle, current, healthy};
 use crate::driver::machine::driver;
 use crate::driver::status::{Result, Status};
+use crate::exec::device::services;
 use crate::mem::{AddressSpace, Peer};
 
 /// `CUctx_flags`: everything that 13.0 knows.
@@ -176,6 +177,13 @@ entries! { call:
         let value = usize::try_from(value).map_err(|_| Status::INVALID_VALUE)?;
         let value = if limit == 6 { value.min(MAX_PERSISTING_L2) } else { value };
         context.limits.lock().insert(limit, value);
+        let services = services(context.device);
+        match limit {
+            0 => services.set_stack_bytes(value),
+            1 => services.set_printf_bytes(value),
+            2 => services.set_heap_bytes(value),
+            _ => {}
+        }
         Ok(())
     }
     fn cuCtxGetLimit(value: Out<u64>, limit: u32) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::machine::driver;
+use super::output;
 use super::status::{Result, Status};
 use super::stream::{After, Health, Op, Stream, StreamKind};
 use crate::mem::{AddressSpace, Peer, Region};
@@ -152,6 +153,7 @@ impl Context {
     /// The sticky fault of the context.
     pub fn synchronize_stream(&self, stream: &Stream) -> Result<()> {
         self.end_of(stream).iter().for_each(After::wait);
+        output::flush(self.device);
         self.health.check()
     }
 
@@ -191,6 +193,7 @@ impl Context {
         let mut ends = self.end_of(&self.legacy);
         ends.extend(self.others.lock().iter().map(|s| s.end()));
         ends.iter().for_each(After::wait);
+        output::flush(self.device);
     }
 
     /// Notes an allocation that dies with the context.

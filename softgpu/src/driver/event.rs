@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 
 use super::context::{self, Context};
 use super::machine::driver;
+use super::output;
 use super::status::{Result, Status};
 use super::stream::{Marker, Op, Stream};
 
@@ -113,6 +114,9 @@ impl Event {
         let marker = self.latest.lock().clone();
         if let Some(marker) = marker {
             marker.wait();
+        }
+        if let Some(context) = driver().contexts.get(self.context) {
+            output::flush(context.device);
         }
         self.check_context()
     }

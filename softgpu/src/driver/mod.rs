@@ -16,6 +16,7 @@ pub mod machine;
 pub mod memory;
 pub mod module;
 pub mod occupancy;
+pub mod output;
 pub mod report;
 pub mod status;
 pub mod stream;

@@ -177,7 +177,11 @@ fn place(
         globals.insert(global.name.clone(), (region.base, global.size));
     }
     for global in module.globals() {
-        let content = content(global, globals)?;
+        let address = |name: &str| {
+            let variable = globals.get(name).map(|&(at, _)| at);
+            variable.or_else(|| module.function_address(name))
+        };
+        let content = content(global, &address)?;
         let at = globals.get(&global.name).map_or(0, |&(at, _)| at);
         if let Some(span) = space.span(at, global.size) {
             span.write(&content);
@@ -186,10 +190,10 @@ fn place(
     Ok(())
 }
 
-/// The initial bytes of a variable with the addresses of other variables filled in.
+/// The initial bytes of a variable with the addresses of other variables and functions filled in.
 fn content(
     global: &Global,
-    globals: &HashMap<String, (u64, u64)>,
+    address: &dyn Fn(&str) -> Option<u64>,
 ) -> std::result::Result<Vec<u8>, LoadError> {
     let mut bytes = global.init.clone();
     for relocation in &global.relocations {
@@ -199,8 +203,8 @@ fn content(
             let status = Status::INVALID_PTX;
             LoadError { status, log }
         };
-        let target = globals.get(&relocation.symbol);
-        let &(target, _) = target.ok_or_else(|| wrong("unsupported: the address of"))?;
+        let target = address(&relocation.symbol);
+        let target = target.ok_or_else(|| wrong("unsupported: the address of"))?;
         let address = target.wrapping_add_signed(relocation.addend);
         let at = usize::try_from(relocation.offset).map_err(|_| wrong("misplaced address of"))?;
         if bytes.len() < at + 8 {

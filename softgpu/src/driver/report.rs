@@ -42,6 +42,9 @@ pub fn fault(fault: &Fault) {
     if ours || verbose() {
         eprintln!("softgpu: {text}");
     }
+    if let FaultKind::Assert { message } = &fault.kind {
+        eprintln!("{message}");
+    }
     *LAST.lock() = text;
 }
 

@@ -177,6 +177,8 @@ impl From<&crate::error::Fault> for Status {
             FaultKind::MisalignedAddress { .. } => Self::MISALIGNED_ADDRESS,
             FaultKind::IllegalInstruction { .. } => Self::ILLEGAL_INSTRUCTION,
             FaultKind::Assert { .. } => Self::ASSERT,
+            FaultKind::InvalidPc { .. } => Self::INVALID_PC,
+            FaultKind::StackOverflow { .. } => Self::HARDWARE_STACK_ERROR,
             FaultKind::Trap | FaultKind::Deadlock { .. } => Self::LAUNCH_FAILED,
             FaultKind::Unsupported { .. } => Self::NOT_SUPPORTED,
             FaultKind::Internal { .. } => Self::UNKNOWN,

@@ -9,6 +9,7 @@
 #![expect(unsafe_code, reason = "host memory is taken on the caller's word")]
 
 use super::context::Context;
+use super::output;
 use super::status::{Result, Status};
 use super::stream::{Op, Stream};
 use crate::mem::{AddressSpace, Span};
@@ -226,6 +227,7 @@ fn submit(
     let done = context.enqueue(stream, Op::Quick(work))?;
     if mode == Mode::Sync {
         done.wait();
+        output::flush(context.device);
         return context.health.check();
     }
     Ok(())

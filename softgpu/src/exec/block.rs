@@ -19,6 +19,9 @@ pub const POISON: u32 = 0xFFC0_DEAD;
 const ALIGN: usize = 1024;
 const KEPT: usize = 64;
 
+/// Blocks above this size are neither filled nor kept.
+const LARGE: usize = 8 << 20;
+
 static FREE: Mutex<Vec<Block>> = Mutex::new(Vec::new());
 
 /// A block of raw bytes, aligned to 1024.
@@ -34,9 +37,13 @@ unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
 impl Block {
-    /// A poisoned block of at least `bytes` bytes.
+    /// A poisoned block of at least `bytes` bytes. A large one, which only stacks need, is not
+    /// touched, and so takes no host memory before it is used; frames are poisoned by calls.
     pub(super) fn poisoned(bytes: usize) -> Self {
         let size = bytes.max(1).next_multiple_of(ALIGN);
+        if size > LARGE {
+            return Self::new(size);
+        }
         let mut free = FREE.lock();
         let kept = free.iter().position(|block| block.layout.size() == size);
         let kept = kept.map(|index| free.swap_remove(index));
@@ -69,7 +76,7 @@ impl Block {
     /// Keeps the block for the next CTA.
     pub(super) fn recycle(self) {
         let mut free = FREE.lock();
-        if free.len() < KEPT {
+        if free.len() < KEPT && self.layout.size() <= LARGE {
             free.push(self);
         }
     }
@@ -96,11 +103,11 @@ mod tests {
 
     #[test]
     fn a_reused_block_is_poisoned_again() {
-        let block = Block::poisoned(12_345_678);
+        let block = Block::poisoned(1_234_567);
         // SAFETY: the block has at least one byte.
         unsafe { block.base().write(1) };
         block.recycle();
-        let block = Block::poisoned(12_345_678);
+        let block = Block::poisoned(1_234_567);
         // SAFETY: the block has at least one byte.
         let byte = unsafe { block.base().read() };
         assert_eq!(byte, POISON.to_ne_bytes()[0]);

@@ -18,6 +18,7 @@ use super::block::Block;
 use super::bulk::WRITE;
 use super::clock::{Clock, Share};
 use super::counters::{Counters, EFFECTS};
+use super::device;
 use super::cta::{Cta, Env, Event, LaunchState, Origin, Position, State};
 use super::inflight::{Action, InFlight, Op, due};
 use super::mbar;
@@ -72,23 +73,23 @@ impl Cluster {
         let threads = launch.threads();
         let kernel = &launch.kernel;
         let (_, shared_bytes) = kernel.shared_layout(launch.dynamic_shared);
-        let local = kernel.function().local_bytes.next_multiple_of(16);
+        let local = kernel.local_bytes(device::services(launch.device).stack_bytes());
         let size = launch.cluster_size();
         let mut blocks = Vec::new();
-        let mut block = |bytes: u32| {
-            let block = Block::poisoned(bytes as usize);
+        let mut block = |bytes: usize| {
+            let block = Block::poisoned(bytes);
             let base = block.base();
             blocks.push(block);
             base
         };
         let shared = (0..size).map(|_| SharedMemory {
-            base: block(shared_bytes),
+            base: block(shared_bytes as usize),
             len: shared_bytes,
         });
         let shared = shared.collect();
         let warps_per_cta = threads.div_ceil(32);
         let locals = (0..size).map(|_| LocalMemory {
-            base: block(local * warps_per_cta * 32),
+            base: block(local as usize * warps_per_cta as usize * 32),
             bytes: local,
             first_thread: 0,
         });

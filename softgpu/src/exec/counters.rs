@@ -144,7 +144,14 @@ fn class(op: &Op) -> InstrClass {
         Op::Ld(_) | Op::Ldmatrix { .. } => InstrClass::Load,
         Op::St(_) | Op::Stmatrix { .. } => InstrClass::Store,
         Op::Atom(..) => InstrClass::Atomic,
-        Op::Bra(_) | Op::BrxIdx(_) | Op::Exit | Op::Trap | Op::Brkpt => InstrClass::Control,
+        Op::Bra(_)
+        | Op::BrxIdx(_)
+        | Op::Exit
+        | Op::Call(_)
+        | Op::Ret
+        | Op::Builtin(_)
+        | Op::Trap
+        | Op::Brkpt => InstrClass::Control,
         Op::Special(_)
         | Op::Elect { .. }
         | Op::Activemask
@@ -190,6 +197,7 @@ fn has_effect(instr: &Instr) -> bool {
         | Op::Bar { .. }
         | Op::BarRed(_)
         | Op::BarClusterArrive { .. }
+        | Op::Builtin(_)
         | Op::Exit => true,
         _ => false,
     }

@@ -9,7 +9,10 @@ use super::inst::{Code, ConstBank, Inst};
 use super::lanes;
 use super::regs::Lanes;
 use crate::error::PtxError;
-use crate::ir::{Function, Instr, Op, Param, Reg, Space};
+use crate::ir::{Function, Instr, Op, Param, Reg, Space, Stack};
+
+/// Most local memory of a thread, as on a device.
+const LOCAL_LIMIT: u32 = 512 << 10;
 
 /// What the interpreter's loop does with an instruction that is not a register or memory handler.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +23,10 @@ pub(super) enum Flow {
     Table(Box<[u32]>),
     /// The lanes end.
     Exit,
+    /// Enter a routine, by number of the call site.
+    Call(u32),
+    /// Go back to the caller.
+    Return,
     /// Nothing happens.
     Nop,
     /// An opcode is noted as executed.
@@ -58,6 +65,10 @@ pub struct Kernel {
     pub(super) consts: Arc<[Lanes]>,
     pub(super) slots: u32,
     pub(super) preds: u32,
+    /// Where the routines begin.
+    pub(super) routines: Vec<u32>,
+    /// Where the calls return to, by site.
+    pub(super) returns: Vec<u32>,
 }
 
 impl Kernel {
@@ -84,6 +95,8 @@ impl Kernel {
             line,
         })?;
         let (slots, preds) = (decoder.bank.slots(), decoder.bank.preds());
+        let blocks = function.calls.routines.iter().map(|r| r.block as usize);
+        let routines = blocks.map(|block| decoder.starts.get(block).copied().unwrap_or(0));
         Ok(Self {
             code: decoder.code,
             sys: decoder.sys,
@@ -91,6 +104,8 @@ impl Kernel {
             polls: decoder.polls,
             prefix: decoder.prefix,
             consts: decoder.bank.finish(),
+            routines: routines.collect(),
+            returns: decoder.returns,
             slots: slots.max(function.slots),
             preds: preds.max(function.preds),
             function: Function {
@@ -137,6 +152,18 @@ impl Kernel {
         (start, start + dynamic)
     }
 
+    /// Bytes of local memory per thread: its variables and its stack, which is `unknown` bytes
+    /// where the text does not bound it.
+    #[must_use]
+    pub fn local_bytes(&self, unknown: u32) -> u32 {
+        let stack = match self.function.calls.stack {
+            Stack::Bytes(bytes) => bytes,
+            Stack::Unknown => unknown,
+        };
+        let bytes = self.function.local_bytes.saturating_add(stack);
+        bytes.min(LOCAL_LIMIT).next_multiple_of(16)
+    }
+
     /// Warp instructions in the program.
     #[must_use]
     pub fn instructions(&self) -> usize {
@@ -153,6 +180,7 @@ struct Decoder {
     access: Vec<AccessInfo>,
     polls: Vec<SmallVec<[Reg; 2]>>,
     prefix: Vec<Tally>,
+    returns: Vec<u32>,
 }
 
 impl Decoder {
@@ -175,6 +203,7 @@ impl Decoder {
             access: Vec::new(),
             polls: Vec::new(),
             prefix: vec![[0; COLUMNS]],
+            returns: vec![0; function.calls.sites.len()],
         }
     }
 
@@ -225,6 +254,13 @@ impl Decoder {
                 Flow::Table(targets.collect::<Result<_, _>>()?)
             }
             Op::Exit => Flow::Exit,
+            Op::Call(site) => {
+                if let Some(back) = self.returns.get_mut(*site as usize) {
+                    *back = index(self.code.len() + 1);
+                }
+                Flow::Call(*site)
+            }
+            Op::Ret => Flow::Return,
             Op::Prefetch
             | Op::Setmaxnreg { .. }
             | Op::Griddep { .. }
@@ -271,6 +307,11 @@ fn is_machine(op: &Op) -> bool {
             | Op::Mapa { .. }
             | Op::Getctarank { .. }
             | Op::Trap
+            | Op::Frame
+            | Op::Builtin(_)
+            | Op::Alloca(_)
+            | Op::StackSave
+            | Op::StackRestore
             | Op::Bar { .. }
             | Op::BarRed(_)
             | Op::BarWarp

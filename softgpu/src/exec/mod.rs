@@ -9,6 +9,7 @@
 //! | `cluster`, `cta` | one cluster: its warps, memory, barriers, operations in flight |
 //! | `warp`, `split` | one warp: the interpreter's loop, independent thread scheduling |
 //! | `system`, `warpops`, `mbar`, `bulk`, `wgmma` | instructions of the machine |
+//! | `call`, `builtin`, [`device`], [`printf`] | calls, and the functions that the driver provides |
 //! | `inflight`, `group`, `transfer` | asynchronous operations and their completion |
 //! | [`mbarrier`], [`barrier`], `clock` | pure state |
 //! | [`lanes`], [`access`], [`regs`], [`inst`] | handlers of registers and memory |
@@ -16,20 +17,25 @@
 pub mod access;
 pub mod barrier;
 mod block;
+mod builtin;
 mod bulk;
+mod call;
 mod clock;
 mod cluster;
 mod config;
 mod counters;
 mod cta;
+pub mod device;
 pub mod engine;
 mod group;
+mod heap;
 mod inflight;
 pub mod inst;
 mod kernel;
 pub mod lanes;
 mod mbar;
 pub mod mbarrier;
+pub mod printf;
 pub mod regs;
 mod residency;
 mod scheduler;

@@ -69,6 +69,8 @@ impl Warp {
                 lane: mask.trailing_zeros(),
                 kind: FaultKind::Trap,
             }),
+            Op::Builtin(builtin) => self.builtin(env, ctx, site, *builtin),
+            Op::Frame | Op::StackSave | Op::Alloca(_) | Op::StackRestore => self.stack(ctx, site),
             Op::Fence(kind) => {
                 execute_fence(*kind);
                 Ok(Step::Next)

@@ -9,6 +9,7 @@
     reason = "handlers are called through unsafe function pointers"
 )]
 
+use super::call::Stacks;
 use super::counters::{EFFECTS, POLLS};
 use super::cta::{Env, Event, Origin, State, events};
 use super::group::{Groups, Until};
@@ -104,6 +105,7 @@ pub(super) struct Warp {
     /// `cp.async` groups.
     pub(super) copies: Groups,
     pub(super) wgmma: WarpIssue,
+    pub(super) stacks: Box<Stacks>,
     /// Phase of the cluster barrier in which lanes last arrived, and which.
     pub(super) cluster_arrived: (u64, u32),
 }
@@ -136,6 +138,7 @@ impl Warp {
             bulk: Groups::default(),
             copies: Groups::default(),
             wgmma: WarpIssue::default(),
+            stacks: Box::new(Stacks::new(kernel.function().local_bytes)),
             cluster_arrived: (0, 0),
         }
     }
@@ -292,7 +295,10 @@ impl Warp {
             return Ok(Go::Next);
         }
         self.tally_for(kernel, st, visit.active, run);
-        Ok(Go::Leave(None))
+        // A recursion has no backward branch, but it gives way like one.
+        let called = matches!(sys.flow, Flow::Call(_) | Flow::Return);
+        let stop = (called && st.work >= visit.end).then_some(Stop::Slice);
+        Ok(Go::Leave(stop))
     }
 
     fn leave(&mut self, at: usize, pc: u32) {
@@ -416,6 +422,17 @@ impl Warp {
                 self.exit(at, mask, st);
                 Ok(false)
             }
+            Flow::Call(site) => {
+                let kernel = &*env.launch.kernel;
+                self.enter_call(kernel, ctx, (&sys.instr, *site), (at, mask))
+                    .map_err(|error| fault(self, error))?;
+                Ok(false)
+            }
+            Flow::Return => {
+                self.leave_call(&env.launch.kernel, ctx, (at, mask))
+                    .map_err(|error| fault(self, error))?;
+                Ok(false)
+            }
             Flow::Machine => {
                 let done = self.machine(env, st, ctx, (sys, at, mask));
                 let step = done.map_err(|error| fault(self, error))?;
@@ -470,7 +487,7 @@ impl Warp {
     }
 
     /// Splits off the lanes that take a branch.
-    fn divert(&mut self, at: usize, taken: u32, target: u32) {
+    pub(super) fn divert(&mut self, at: usize, taken: u32, target: u32) {
         let split = self.splits.at_mut(at);
         let fallen = split.mask & !taken;
         if fallen == 0 {

@@ -17,7 +17,7 @@ pub fn successors(blocks: &[Block], index: usize) -> SmallVec<[BlockId; 2]> {
     let mut out: SmallVec<[BlockId; 2]> = match &last.op {
         Op::Bra(target) => smallvec![*target],
         Op::BrxIdx(targets) => targets.iter().copied().collect(),
-        Op::Exit | Op::Trap => smallvec![],
+        Op::Exit | Op::Ret | Op::Trap => smallvec![],
         _ => return next.into_iter().collect(),
     };
     if guarded {

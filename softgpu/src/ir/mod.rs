@@ -7,12 +7,16 @@
 
 mod asynchronous;
 pub mod cfg;
+mod control;
 pub(crate) mod decode;
 mod display;
 pub mod lower;
 
 pub use asynchronous::{
     BulkDir, BulkDone, BulkOp, FenceKind, MbarOp, MmaTy, TensormapField, Wgmma,
+};
+pub use control::{
+    Builtin, CallSite, Callee, Calls, FUNCTION_WINDOW, Routine, Stack, Transfer, function_address,
 };
 use smallvec::SmallVec;
 
@@ -534,6 +538,20 @@ pub enum Op {
     BrxIdx(Vec<BlockId>),
     /// `exit`, and `ret` from an entry.
     Exit,
+    /// `call` of a routine, by number of its site; `src` = address of an indirect callee.
+    Call(u32),
+    /// `ret` from a routine.
+    Ret,
+    /// `dst` = base of the routine's frame in local memory.
+    Frame,
+    /// `call` of a function that the driver provides.
+    Builtin(Builtin),
+    /// `alloca`: `dst` = local address; `src` = bytes. Alignment in bytes.
+    Alloca(u32),
+    /// `stacksave`: `dst` = top of the stack.
+    StackSave,
+    /// `stackrestore`: `src` = top of the stack.
+    StackRestore,
     /// `trap`.
     Trap,
     /// `brkpt`.
@@ -704,4 +722,8 @@ pub struct Function {
     pub req_cluster: Option<[u32; 3]>,
     /// Estimated registers per thread (softgpu does not run machine code).
     pub registers: u32,
+    /// Functions that are called rather than expanded in place. Where there are any, block 0 only
+    /// leads to the entry, which stands behind them, so that the split with the lowest position is
+    /// one that others wait for.
+    pub calls: Calls,
 }

@@ -45,6 +45,8 @@ pub(crate) struct Variable {
     pub(crate) space: Space,
     pub(crate) ty: Ty,
     pub(crate) align: u32,
+    /// A `.reg` parameter of a function; its space is `.param` all the same.
+    pub(crate) register: bool,
     /// Size in bytes; 0 for `sym[]`.
     pub(crate) size: u64,
     /// `sym[]`: size given at launch (`.extern .shared`).
@@ -108,7 +110,18 @@ pub(crate) enum Statement {
     Variable(Variable),
     /// `label: .branchtargets a, b, c;`
     BranchTargets(Vec<Sym>),
+    /// `label: .calltargets f, g;`
+    CallTargets(Vec<Sym>),
+    /// `label: .callprototype (returns) _ (parameters);`
+    CallPrototype(Signature),
     Instruction(Instruction),
+}
+
+/// What a function takes and gives.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Signature {
+    pub(crate) returns: Vec<Variable>,
+    pub(crate) params: Vec<Variable>,
 }
 
 /// An entry or a function.
@@ -117,8 +130,7 @@ pub(crate) struct Function {
     pub(crate) name: Sym,
     pub(crate) pos: Pos,
     pub(crate) entry: bool,
-    pub(crate) returns: Vec<Variable>,
-    pub(crate) params: Vec<Variable>,
+    pub(crate) signature: Signature,
     pub(crate) max_threads: Option<[u32; 3]>,
     pub(crate) req_threads: Option<[u32; 3]>,
     pub(crate) req_cluster: Option<[u32; 3]>,

@@ -2,7 +2,9 @@
 
 use smallvec::SmallVec;
 
-use super::ast::{Base, Instruction, Linkage, Number, Operand, RegDecl, Statement, Variable};
+use super::ast::{
+    Base, Instruction, Linkage, Number, Operand, RegDecl, Signature, Statement, Variable,
+};
 use super::lexer::{Pos, Sym, Tok};
 use super::parser::Parser;
 use crate::error::PtxError;
@@ -56,18 +58,51 @@ impl Parser<'_> {
         match self.directive() {
             Some(".branchtargets") => {
                 self.advance()?;
-                let mut targets = vec![self.expect_word("a label")?];
-                while self.accept(b',')? {
-                    targets.push(self.expect_word("a label")?);
-                }
+                let targets = self.words("a label")?;
                 out.push(Statement::BranchTargets(targets));
                 self.expect(b';')
             }
-            Some(directive @ (".callprototype" | ".calltargets")) => {
-                Err(self.pos().unsupported(format!("directive `{directive}`")))
+            Some(".calltargets") => {
+                self.advance()?;
+                let targets = self.words("a function")?;
+                out.push(Statement::CallTargets(targets));
+                self.expect(b';')
+            }
+            Some(".callprototype") => {
+                self.advance()?;
+                let returns = self.optional_parameters()?;
+                self.expect_word("`_`")?;
+                let params = self.optional_parameters()?;
+                self.prototype_directives()?;
+                out.push(Statement::CallPrototype(Signature { returns, params }));
+                self.expect(b';')
             }
             _ => Ok(()),
         }
+    }
+
+    fn words(&mut self, what: &str) -> Result<Vec<Sym>, PtxError> {
+        let mut words = vec![self.expect_word(what)?];
+        while self.accept(b',')? {
+            words.push(self.expect_word(what)?);
+        }
+        Ok(words)
+    }
+
+    /// `.noreturn`, `.abi_preserve n` and the like behind a prototype: nothing to an interpreter.
+    fn prototype_directives(&mut self) -> Result<(), PtxError> {
+        while let Some(directive) = self.directive() {
+            let pos = self.pos();
+            self.advance()?;
+            match directive {
+                ".noreturn" => {}
+                ".abi_preserve" | ".abi_preserve_control" => {
+                    self.expect_u32("a register count")?;
+                }
+                _ => return Err(pos.unsupported(format!("directive `{directive}`"))),
+            }
+        }
+        Ok(())
     }
 
     fn declaration(&mut self, directive: &str, out: &mut Vec<Statement>) -> Result<(), PtxError> {

@@ -54,6 +54,15 @@ impl Module {
             .map(|f| self.word(f.name))
     }
 
+    /// The address that `mov` of a function's name gives: what an initialiser with the name holds.
+    #[must_use]
+    pub fn function_address(&self, name: &str) -> Option<u64> {
+        let named = |f: &ast::Function| self.word(f.name) == name;
+        let defined = self.functions.iter().position(|f| named(f) && f.body.is_some());
+        let index = defined.or_else(|| self.functions.iter().position(named));
+        index.map(crate::ir::function_address)
+    }
+
     pub(crate) fn word(&self, sym: lexer::Sym) -> &str {
         self.words.get(sym.0 as usize).map_or("?", |word| word)
     }

@@ -6,7 +6,7 @@
 //! Debugging directives (`.file`, `.loc`, `.section`) are skipped; a directive that is not known is
 //! an error. Source: PTX ISA 9.0, "Directives".
 
-use super::ast::{Function, Linkage, Variable};
+use super::ast::{Function, Linkage, Signature, Variable};
 use super::lexer::{Lexer, Pos, Sym, Tok, Token};
 use crate::error::PtxError;
 
@@ -240,23 +240,18 @@ impl<'a> Parser<'a> {
         let pos = self.pos();
         let entry = self.directive() == Some(".entry");
         self.advance()?;
-        let returns = if !entry && self.at(b'(') {
-            self.parameters()?
-        } else {
+        let returns = if entry {
             Vec::new()
+        } else {
+            self.optional_parameters()?
         };
         let name = self.expect_word("a function name")?;
-        let params = if self.at(b'(') {
-            self.parameters()?
-        } else {
-            Vec::new()
-        };
+        let params = self.optional_parameters()?;
         let mut function = Function {
             name,
             pos,
             entry,
-            returns,
-            params,
+            signature: Signature { returns, params },
             max_threads: None,
             req_threads: None,
             req_cluster: None,
@@ -275,14 +270,14 @@ impl<'a> Parser<'a> {
         Ok(function)
     }
 
-    fn parameters(&mut self) -> Result<Vec<Variable>, PtxError> {
-        self.expect(b'(')?;
+    /// `(…)`, or nothing.
+    pub(crate) fn optional_parameters(&mut self) -> Result<Vec<Variable>, PtxError> {
         let mut params = Vec::new();
+        if !self.accept(b'(')? {
+            return Ok(params);
+        }
         while !self.at(b')') {
-            if self.directive() != Some(".param") {
-                if self.directive() == Some(".reg") {
-                    return Err(self.pos().unsupported("`.reg` parameter"));
-                }
+            if !matches!(self.directive(), Some(".param" | ".reg")) {
                 return self.expected("`.param`");
             }
             params.push(self.parameter()?);
@@ -317,6 +312,10 @@ impl<'a> Parser<'a> {
                 }
                 ".explicitcluster" | ".blocksareclusters" | ".noreturn" => {
                     self.advance()?;
+                }
+                ".abi_preserve" | ".abi_preserve_control" => {
+                    self.advance()?;
+                    self.expect_u32("a register count")?;
                 }
                 ".pragma" | ".loc" | ".file" => self.skip_hint(directive)?,
                 _ => return Err(pos.unsupported(format!("directive `{directive}`"))),

@@ -39,7 +39,8 @@ fn declared_space(directive: &str) -> Option<Space> {
         ".shared" => Space::Shared,
         ".const" => Space::Const,
         ".local" => Space::Local,
-        ".param" => Space::Param,
+        // A `.reg` parameter; other registers have statements of their own.
+        ".param" | ".reg" => Space::Param,
         _ => return None,
     })
 }
@@ -47,6 +48,7 @@ fn declared_space(directive: &str) -> Option<Space> {
 /// What stands before the name of a variable.
 struct Head {
     space: Space,
+    register: bool,
     linkage: Linkage,
     ty: Ty,
     align: u32,
@@ -86,6 +88,7 @@ impl Parser<'_> {
         self.advance()?;
         let mut head = Head {
             space,
+            register: directive == ".reg",
             linkage,
             ty: Ty::B8,
             align: 0,
@@ -102,7 +105,7 @@ impl Parser<'_> {
                 // What a pointer parameter points to: `.ptr .global .align 16`.
                 ".ptr" => self.pointee()?,
                 _ => match declared_type(directive) {
-                    Some(ty) if ty != Ty::Pred && !typed => {
+                    Some(ty) if (ty != Ty::Pred || head.register) && !typed => {
                         head.ty = ty;
                         typed = true;
                     }
@@ -169,6 +172,7 @@ impl Parser<'_> {
             pos,
             linkage: head.linkage,
             space: head.space,
+            register: head.register,
             ty: head.ty,
             align: head.align.max(if head.align == 0 { natural } else { 1 }),
             size,

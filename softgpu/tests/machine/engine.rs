@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 use smallvec::SmallVec;
 use softgpu::error::FaultKind;
 use softgpu::exec::Kernel;
-use softgpu::ir::{Block, Function, Instr, Op};
+use softgpu::ir::{Block, Calls, Function, Instr, Op};
 
 use crate::harness::{Words, assert_words, kernel, launch, machine, run, run_seeds};
 
@@ -264,6 +264,7 @@ fn a_bug_of_the_host_is_reported_and_survived() {
         req_threads: None,
         req_cluster: None,
         registers: 0,
+        calls: Calls::default(),
     };
     let broken = Arc::new(Kernel::new(function).unwrap());
     let machine = machine(1, None);

@@ -100,6 +100,13 @@ fn branch(f: &Fixed) -> Option<Op> {
     Some(Op::Bra(*f.targets.first()?))
 }
 
+/// The alignment is 8 where it is not written.
+fn alloca(f: &Fixed) -> Option<Op> {
+    let written = f.imms.first().copied().unwrap_or(8);
+    let align = u32::try_from(written).ok()?;
+    (align.is_power_of_two() && align <= 1 << 16).then_some(Op::Alloca(align))
+}
+
 /// `bar` is `barrier` with `.aligned`.
 fn bar(m: &Mods) -> Option<Op> {
     Some(Op::Bar {
@@ -204,6 +211,9 @@ pub(super) const ROWS: &[Row] = &[
     row("brx", ".idx .uni?",                "su,j", |_, f| Some(Op::BrxIdx(f.targets.clone()))),
     row("exit", "",                         "", |_, _| Some(Op::Exit)),
     row("ret", ".uni?",                     "", |_, _| Some(Op::Exit)),
+    row("alloca", ":u32|u64",               "d0,s0,c?", |_, f| alloca(f)),
+    row("stacksave", ":u32|u64",            "d0", |_, _| Some(Op::StackSave)),
+    row("stackrestore", ":u32|u64",         "s0", |_, _| Some(Op::StackRestore)),
     row("trap", "",                         "", |_, _| Some(Op::Trap)),
     row("brkpt", "",                        "", |_, _| Some(Op::Brkpt)),
 

@@ -15,20 +15,32 @@ use std::collections::BinaryHeap;
 use crate::ir::{Block, Class, Instr, Op, Operand, Reg};
 
 use super::VReg;
-use super::live::{Segments, join, overlap, segments};
+use super::live::{Segments, covers, join, overlap, segments, starts};
 
 /// Lives longer than this many ranges are not joined further: keeps hostile inputs cheap.
 const RANGE_LIMIT: usize = 4096;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Slots in the file of each class: B128, B64, B32, predicates.
+pub(super) type Sizes = [u32; 4];
+
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Allocation {
-    pub(super) slots: u32,
-    pub(super) preds: u32,
+    pub(super) sizes: Sizes,
+    /// Registers that hold values across a call, by site.
+    pub(super) across: Vec<(u32, Vec<Reg>)>,
 }
 
-/// Rewrites the blocks from virtual registers to slots.
-pub(super) fn allocate(blocks: &mut [Block], registers: &[VReg]) -> Allocation {
+/// Where the files of the classes begin in the warp's file. Widest first: each part then begins
+/// at a multiple of its width.
+pub(super) const fn begins([fours, pairs, ..]: Sizes) -> Sizes {
+    [0, fours, fours + pairs, 0]
+}
+
+/// Rewrites the blocks from virtual registers to slots within the file of each class. `kept` says
+/// of which call sites to report the live registers.
+pub(super) fn allocate(blocks: &mut [Block], registers: &[VReg], kept: &[bool]) -> Allocation {
     let mut lives = segments(blocks, registers.len());
+    let points = points(blocks, kept);
     let mut merged = Merged::new(registers.len());
     coalesce(blocks, &mut lives, &mut merged);
     let mut files: [File; 4] = Default::default();
@@ -47,17 +59,53 @@ pub(super) fn allocate(blocks: &mut [Block], registers: &[VReg]) -> Allocation {
         let (file, width) = file_of(registers[register].class);
         slot[register] = files[file].take(start, end, width);
     }
-    // Widest first: each part then begins at a multiple of its width.
-    let [fours, pairs, words, preds] = files.map(|file| file.size);
-    let begins = [0, fours, fours + pairs, 0];
-    for (slot, register) in slot.iter_mut().zip(registers) {
-        *slot += begins[file_of(register.class).0];
-    }
-    rewrite(blocks, &mut |register| slot[merged.find(register) as usize]);
+    let across = points.into_iter().map(|(site, point)| {
+        let live = (0..registers.len()).filter(|&register| covers(&lives[register], point));
+        let reg = |register: usize| Reg {
+            class: registers[register].class,
+            slot: slot[register],
+        };
+        (site, live.map(reg).collect())
+    });
+    let across = across.collect();
+    rewrite(blocks, &mut |reg| slot[merged.find(reg.slot) as usize]);
     Allocation {
-        slots: fours + pairs + words,
-        preds,
+        sizes: files.map(|file| file.size),
+        across,
     }
+}
+
+/// Moves the files of the classes.
+pub(super) fn rebase(blocks: &mut [Block], bases: Sizes) {
+    rewrite(blocks, &mut |reg| moved(reg, bases).slot);
+}
+
+/// A register whose file begins elsewhere.
+pub(super) const fn moved(reg: Reg, bases: Sizes) -> Reg {
+    Reg {
+        class: reg.class,
+        slot: reg.slot + bases[file_of(reg.class).0],
+    }
+}
+
+/// Positions behind the calls at which registers have to be kept, by site.
+fn points(blocks: &[Block], kept: &[bool]) -> Vec<(u32, u32)> {
+    let mut found = Vec::new();
+    if !kept.contains(&true) {
+        return found;
+    }
+    for (block, start) in blocks.iter().zip(starts(blocks)) {
+        for (at, instr) in (1u32..).zip(&block.instrs) {
+            match instr.op {
+                // What the call itself reads for the last time ends two positions behind it.
+                Op::Call(site) if kept.get(site as usize) == Some(&true) => {
+                    found.push((site, start.saturating_add(at * 4 + 2)));
+                }
+                _ => {}
+            }
+        }
+    }
+    found
 }
 
 /// The file of a class, and the slots that a register takes there.
@@ -164,17 +212,20 @@ impl File {
     }
 }
 
-fn rewrite(blocks: &mut [Block], slot: &mut dyn FnMut(u32) -> u32) {
+fn rewrite(blocks: &mut [Block], slot: &mut dyn FnMut(Reg) -> u32) {
     for instr in blocks.iter_mut().flat_map(|block| &mut block.instrs) {
         if let Some(guard) = &mut instr.guard {
-            guard.slot = slot(guard.slot);
+            guard.slot = slot(Reg {
+                class: Class::Pred,
+                slot: guard.slot,
+            });
         }
         for reg in &mut instr.dst {
-            reg.slot = slot(reg.slot);
+            reg.slot = slot(*reg);
         }
         for src in &mut instr.src {
             if let Operand::Reg(reg) | Operand::NotPred(reg) = src {
-                reg.slot = slot(reg.slot);
+                reg.slot = slot(*reg);
             }
         }
     }

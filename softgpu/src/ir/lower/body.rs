@@ -1,31 +1,29 @@
-//! Statements: scopes, declarations, control flow, and calls, which are expanded in place.
-//!
-//! A called function's `.param` variables become variables of the caller's local frame, so that
-//! `st.param`, `ld.param` and addresses of parameters work unchanged.
+//! Statements: scopes, declarations, control flow.
 
 use smallvec::smallvec;
 
 use crate::error::PtxError;
 use crate::ir::{Guard, Instr, Op, Param, Space, Ty};
-use crate::ptx::ast::{Instruction, Operand, RegDecl, Statement, Variable};
+use crate::ptx::ast::{Instruction, RegDecl, Signature, Statement, Variable};
 use crate::ptx::lexer::{Pos, Sym};
 
 use super::VReg;
+use super::call::{Passed, Site, frame_layout};
 use super::context::Context;
+use super::graph::is_call;
 use super::layout::{Place, Shared};
 use super::names::{Binding, Names};
 use super::raw::{Raw, Term};
 
-/// Calls deeper than this are refused, as recursion is.
-const CALL_DEPTH: usize = 64;
 /// Instructions of one entry after expansion of its calls.
 const INSTRUCTION_LIMIT: usize = 1 << 22;
 
-/// A function body that is being expanded.
-struct Frame {
-    function: usize,
-    /// Where `ret` goes; `None` in an entry.
+/// A function body that is being lowered.
+pub(super) struct Frame {
+    /// Where `ret` goes; `None` in an entry or routine.
     after: Option<u32>,
+    /// `.reg` results.
+    pub(super) results: Vec<Passed>,
 }
 
 pub(super) struct Builder<'c, 'm> {
@@ -38,8 +36,24 @@ pub(super) struct Builder<'c, 'm> {
     current: usize,
     emitted: usize,
     local: u64,
-    frames: Vec<Frame>,
+    /// Largest alignment of a variable of the frame.
+    local_align: u32,
+    pub(super) frames: Vec<Frame>,
     frame_count: u32,
+    /// In a routine: the register that holds the base of its frame.
+    pub(super) frame_base: Option<u32>,
+    pub(super) sites: Vec<Site>,
+    pub(super) prototypes: Vec<&'m Signature>,
+    pub(super) call_targets: Vec<&'m [Sym]>,
+}
+
+/// A lowered body.
+pub(super) struct Unit {
+    pub(super) raw: Vec<Raw>,
+    pub(super) registers: Vec<VReg>,
+    pub(super) sites: Vec<Site>,
+    pub(super) local_bytes: u32,
+    pub(super) local_align: u32,
 }
 
 impl<'c, 'm> Builder<'c, 'm> {
@@ -54,29 +68,37 @@ impl<'c, 'm> Builder<'c, 'm> {
             current: 0,
             emitted: 0,
             local: 0,
+            local_align: 16,
             frames: Vec::new(),
             frame_count: 0,
+            frame_base: None,
+            sites: Vec::new(),
+            prototypes: Vec::new(),
+            call_targets: Vec::new(),
         }
     }
 
-    pub(super) fn finish(self) -> (Vec<Raw>, Vec<VReg>) {
-        (self.blocks, self.registers)
-    }
-
-    pub(super) fn local_bytes(&self) -> Result<u32, PtxError> {
+    pub(super) fn finish(self) -> Result<Unit, PtxError> {
         let bytes = self.local.next_multiple_of(16);
-        u32::try_from(bytes)
+        let local_bytes = u32::try_from(bytes)
             .ok()
             .filter(|bytes| *bytes <= 512 << 10)
             .ok_or_else(|| {
                 Pos { line: 1, column: 1 }
                     .syntax(format!("{bytes} bytes of local memory exceed 512 KiB"))
-            })
+            })?;
+        Ok(Unit {
+            raw: self.blocks,
+            registers: self.registers,
+            sites: self.sites,
+            local_bytes,
+            local_align: self.local_align,
+        })
     }
 
     /// Whether the statements come from a called function.
     pub(super) fn in_call(&self) -> bool {
-        self.frames.len() > 1
+        self.frames.len() > 1 || self.frame_base.is_some()
     }
 
     pub(super) fn new_register(&mut self, vreg: VReg) -> u32 {
@@ -85,23 +107,28 @@ impl<'c, 'm> Builder<'c, 'm> {
         number
     }
 
-    fn new_block(&mut self) -> u32 {
+    pub(super) fn new_block(&mut self) -> u32 {
         let number = u32::try_from(self.blocks.len()).unwrap_or(u32::MAX);
         self.blocks.push(Raw::default());
         number
     }
 
     /// Ends the current block, unless it has ended already.
-    fn end(&mut self, term: Term) {
+    pub(super) fn end(&mut self, term: Term) {
         self.blocks[self.current].term.get_or_insert(term);
     }
 
-    fn start(&mut self, block: u32) {
+    pub(super) fn start(&mut self, block: u32) {
         self.end(Term::Jump(block));
         self.current = block as usize;
     }
 
-    fn push(&mut self, instr: Instr) {
+    /// Goes on in a block to which a branch leads.
+    pub(super) fn enter_block(&mut self, block: u32) {
+        self.current = block as usize;
+    }
+
+    pub(super) fn push(&mut self, instr: Instr) {
         if self.blocks[self.current].term.is_some() {
             // Code behind a jump and before the next label: cannot be reached.
             let block = self.new_block();
@@ -140,7 +167,8 @@ impl<'c, 'm> Builder<'c, 'm> {
         self.names.declare(variable.name, binding);
     }
 
-    fn frame_space(&mut self, variable: &Variable) -> u64 {
+    pub(super) fn frame_space(&mut self, variable: &Variable) -> u64 {
+        self.local_align = self.local_align.max(variable.align);
         let address = self
             .local
             .next_multiple_of(u64::from(variable.align.max(1)));
@@ -150,8 +178,8 @@ impl<'c, 'm> Builder<'c, 'm> {
 
     pub(super) fn entry(&mut self, function: usize, params: &[Param]) -> Result<(), PtxError> {
         let source = &self.context.module.functions[function];
-        self.enter(function, None);
-        for (variable, param) in source.params.iter().zip(params) {
+        self.enter(None);
+        for (variable, param) in source.signature.params.iter().zip(params) {
             let binding = Binding::Variable {
                 space: Space::Param,
                 address: u64::from(param.offset),
@@ -164,19 +192,44 @@ impl<'c, 'm> Builder<'c, 'm> {
         Ok(())
     }
 
-    fn enter(&mut self, function: usize, after: Option<u32>) {
-        self.frames.push(Frame { function, after });
+    /// A function that is called for real.
+    pub(super) fn routine(&mut self, function: usize) -> Result<(), PtxError> {
+        let source = &self.context.module.functions[function];
+        self.enter(None);
+        let base = self.new_reg(Ty::U64);
+        self.frame_base = Some(base.slot);
+        self.push(Instr {
+            op: Op::Frame,
+            dst: smallvec![base],
+            ..exit(source.pos.line)
+        });
+        let (offsets, end) = frame_layout(&source.signature);
+        self.local = end;
+        self.declare_parameters(&source.signature, offsets.into_iter());
+        self.statements(function)?;
+        self.store_results(None);
+        self.leave();
+        self.end(Term::End(Instr {
+            op: Op::Ret,
+            ..exit(source.pos.line)
+        }));
+        Ok(())
+    }
+
+    pub(super) fn enter(&mut self, after: Option<u32>) {
+        let results = Vec::new();
+        self.frames.push(Frame { after, results });
         self.frame_count += 1;
         self.names.frame = self.frame_count;
         self.names.open();
     }
 
-    fn leave(&mut self) {
+    pub(super) fn leave(&mut self) {
         self.names.close();
         self.frames.pop();
     }
 
-    fn statements(&mut self, function: usize) -> Result<(), PtxError> {
+    pub(super) fn statements(&mut self, function: usize) -> Result<(), PtxError> {
         let module = self.context.module;
         let body = module.functions[function].body.as_deref().unwrap_or(&[]);
         let mut scopes = label_scopes(body).into_iter();
@@ -195,7 +248,9 @@ impl<'c, 'm> Builder<'c, 'm> {
                     self.variable(variable, Place::Statement(function, index));
                 }
                 // Declared with the labels of their scope.
-                Statement::BranchTargets(_) => {}
+                Statement::BranchTargets(_)
+                | Statement::CallTargets(_)
+                | Statement::CallPrototype(_) => {}
                 Statement::Instruction(instruction) => self.instruction(instruction)?,
             }
         }
@@ -204,17 +259,24 @@ impl<'c, 'm> Builder<'c, 'm> {
     }
 
     /// Opens a scope and declares its labels, which may be used before they stand.
-    fn open_scope(&mut self, labels: Option<Vec<Labelled>>) {
+    fn open_scope(&mut self, labels: Option<Vec<Labelled<'m>>>) {
         self.names.open();
-        for label in labels.into_iter().flatten() {
-            let binding = match label {
-                Labelled::Block(_) => Binding::Label(self.new_block()),
-                Labelled::Targets(_, targets) => {
-                    self.targets.push(targets.to_vec());
+        for (name, what) in labels.into_iter().flatten() {
+            let binding = match what {
+                Some(Statement::BranchTargets(targets)) => {
+                    self.targets.push(targets.clone());
                     Binding::Targets(self.targets.len() - 1)
                 }
+                Some(Statement::CallTargets(targets)) => {
+                    self.call_targets.push(targets);
+                    Binding::CallTargets(self.call_targets.len() - 1)
+                }
+                Some(Statement::CallPrototype(signature)) => {
+                    self.prototypes.push(signature);
+                    Binding::Prototype(self.prototypes.len() - 1)
+                }
+                _ => Binding::Label(self.new_block()),
             };
-            let (Labelled::Block(name) | Labelled::Targets(name, _)) = label;
             self.names.declare(name, binding);
         }
     }
@@ -248,7 +310,7 @@ impl<'c, 'm> Builder<'c, 'm> {
         }
     }
 
-    fn instruction(&mut self, instruction: &Instruction) -> Result<(), PtxError> {
+    fn instruction(&mut self, instruction: &'m Instruction) -> Result<(), PtxError> {
         if self.emitted > INSTRUCTION_LIMIT {
             return Err(instruction
                 .pos
@@ -265,7 +327,7 @@ impl<'c, 'm> Builder<'c, 'm> {
                 line: instruction.pos.line,
             });
         }
-        if opcode == "call" || opcode == "call.uni" {
+        if is_call(opcode) {
             return self.call(instruction, guard);
         }
         let lowered = self.operation(instruction)?;
@@ -283,12 +345,19 @@ impl<'c, 'm> Builder<'c, 'm> {
     }
 
     /// Adds an instruction, ending the block if it is control flow.
-    fn place(&mut self, instr: Instr, opcode: &str) {
-        let after = self.frames.last().and_then(|frame| frame.after);
+    fn place(&mut self, mut instr: Instr, opcode: &str) {
+        let mut after = None;
+        if instr.op == Op::Exit && opcode.starts_with("ret") {
+            self.store_results(instr.guard);
+            after = self.frames.last().and_then(|frame| frame.after);
+            if after.is_none() && self.frame_base.is_some() {
+                instr.op = Op::Ret;
+            }
+        }
         let target = match (&instr.op, after) {
             (Op::Bra(target), _) => Some(*target),
-            (Op::Exit, Some(after)) if opcode.starts_with("ret") => Some(after),
-            (Op::BrxIdx(_) | Op::Exit | Op::Trap, _) => None,
+            (Op::Exit, Some(after)) => Some(after),
+            (Op::BrxIdx(_) | Op::Exit | Op::Ret | Op::Trap, _) => None,
             _ => {
                 self.push(instr);
                 return;
@@ -324,103 +393,6 @@ impl<'c, 'm> Builder<'c, 'm> {
         });
         self.current = next as usize;
     }
-
-    fn call(&mut self, call: &Instruction, guard: Option<Guard>) -> Result<(), PtxError> {
-        let (returns, callee, arguments) = call_operands(call)?;
-        let name = self.context.module.word(callee);
-        let found = self.context.functions.get(&callee).copied();
-        let function = found.filter(|&f| self.context.module.functions[f].body.is_some());
-        let Some(function) = function else {
-            let what = if found.is_some() {
-                "external "
-            } else {
-                "indirect "
-            };
-            return Err(call.pos.unsupported(format!("call of {what}`{name}`")));
-        };
-        let recursive = self.frames.iter().any(|frame| frame.function == function);
-        if recursive || self.frames.len() > CALL_DEPTH {
-            return Err(call.pos.unsupported(format!("recursive call of `{name}`")));
-        }
-        let after = self.new_block();
-        if let Some(guard) = guard {
-            let next = self.new_block();
-            self.end(Term::Branch {
-                guard: Guard {
-                    negated: !guard.negated,
-                    ..guard
-                },
-                taken: after,
-                next,
-                line: call.pos.line,
-            });
-            self.current = next as usize;
-        }
-        let source = &self.context.module.functions[function];
-        let mut bindings = self.bind(call.pos, &source.params, arguments)?;
-        bindings.extend(self.bind(call.pos, &source.returns, returns)?);
-        let caller = self.names.frame;
-        self.enter(function, Some(after));
-        for (name, binding) in bindings {
-            self.names.declare(name, binding);
-        }
-        self.statements(function)?;
-        self.leave();
-        self.names.frame = caller;
-        self.start(after);
-        Ok(())
-    }
-
-    /// Pairs the parameters of a function with the caller's variables that carry them.
-    fn bind(
-        &self,
-        pos: Pos,
-        formals: &[Variable],
-        actuals: &[Operand],
-    ) -> Result<Vec<(Sym, Binding)>, PtxError> {
-        if formals.len() != actuals.len() {
-            return Err(pos.syntax(format!(
-                "call passes {} values where {} are declared",
-                actuals.len(),
-                formals.len()
-            )));
-        }
-        formals
-            .iter()
-            .zip(actuals)
-            .map(|(formal, actual)| {
-                let Operand::Name(name) = actual else {
-                    return Err(pos.unsupported("call argument that is not a `.param` variable"));
-                };
-                match self.names.get(*name) {
-                    Some(
-                        binding @ Binding::Variable {
-                            space: Space::Local,
-                            ..
-                        },
-                    ) => Ok((formal.name, binding)),
-                    _ => Err(pos.unsupported("call argument that is not a `.param` variable")),
-                }
-            })
-            .collect()
-    }
-}
-
-type CallOperands<'o> = (&'o [Operand], Sym, &'o [Operand]);
-
-/// `[(returns),] name [, (arguments)]`; prototypes of indirect calls do not fit.
-fn call_operands(call: &Instruction) -> Result<CallOperands<'_>, PtxError> {
-    match call.operands.as_slice() {
-        [Operand::Name(name)] => Ok((&[], *name, &[])),
-        [Operand::Name(name), Operand::List(arguments)] => Ok((&[], *name, arguments)),
-        [Operand::List(returns), Operand::Name(name)] => Ok((returns, *name, &[])),
-        [
-            Operand::List(returns),
-            Operand::Name(name),
-            Operand::List(arguments),
-        ] => Ok((returns, *name, arguments)),
-        _ => Err(call.pos.unsupported("indirect call")),
-    }
 }
 
 fn exit(line: u32) -> Instr {
@@ -433,10 +405,8 @@ fn exit(line: u32) -> Instr {
     }
 }
 
-enum Labelled<'s> {
-    Block(Sym),
-    Targets(Sym, &'s [Sym]),
-}
+/// A label and the statement that it stands before.
+type Labelled<'s> = (Sym, Option<&'s Statement>);
 
 /// The labels of every scope of a body, in the order in which the scopes open.
 fn label_scopes(body: &[Statement]) -> Vec<Vec<Labelled<'_>>> {
@@ -453,10 +423,7 @@ fn label_scopes(body: &[Statement]) -> Vec<Vec<Labelled<'_>>> {
             }
             Statement::Label(name) => {
                 let scope = open.last().copied().unwrap_or(0);
-                scopes[scope].push(match body.get(index + 1) {
-                    Some(Statement::BranchTargets(targets)) => Labelled::Targets(*name, targets),
-                    _ => Labelled::Block(*name),
-                });
+                scopes[scope].push((*name, body.get(index + 1)));
             }
             _ => {}
         }

@@ -4,10 +4,12 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use crate::ir::Special;
+use crate::ir::{Special, function_address};
 use crate::ir::decode::{self, Candidates};
 use crate::ptx::Module;
 use crate::ptx::lexer::Sym;
+
+use super::graph::Graph;
 
 /// Looks up the address of a global symbol.
 pub(super) type Addresses<'a> = &'a dyn Fn(&str) -> Option<u64>;
@@ -17,6 +19,8 @@ pub(super) struct Context<'m> {
     pub(super) addresses: Addresses<'m>,
     /// Functions that may be called, by name.
     pub(super) functions: HashMap<Sym, usize>,
+    entries: HashMap<Sym, usize>,
+    pub(super) graph: Graph,
     specials: Vec<Option<Special>>,
     /// For every word that is the head of others: those others with the number that follows, so
     /// `%r` leads to (0, `%r0`), (17, `%r17`), …
@@ -39,21 +43,33 @@ impl<'m> Context<'m> {
             }
         }
         let mut functions = HashMap::new();
+        let mut entries = HashMap::new();
         for (position, function) in module.functions.iter().enumerate() {
-            if !function.entry
-                && (function.body.is_some() || !functions.contains_key(&function.name))
-            {
-                functions.insert(function.name, position);
+            let map = if function.entry {
+                &mut entries
+            } else {
+                &mut functions
+            };
+            if function.body.is_some() || !map.contains_key(&function.name) {
+                map.insert(function.name, position);
             }
         }
         Self {
             module,
             addresses,
+            graph: Graph::new(module, &functions),
             functions,
+            entries,
             specials: module.words.iter().map(|word| special(word)).collect(),
             ranges,
             opcodes: RefCell::default(),
         }
+    }
+
+    /// What `mov` of a function's name gives.
+    pub(super) fn function_address(&self, name: Sym) -> Option<u64> {
+        let index = self.functions.get(&name).or(self.entries.get(&name));
+        index.map(|&index| function_address(index))
     }
 
     pub(super) fn special(&self, sym: Sym) -> Option<Special> {

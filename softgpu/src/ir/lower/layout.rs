@@ -10,10 +10,11 @@ use std::collections::{HashMap, HashSet};
 use crate::error::PtxError;
 use crate::ir::{Param, Space};
 use crate::ptx::Module;
-use crate::ptx::ast::{Base, Operand, Statement, Variable};
+use crate::ptx::ast::{Statement, Variable};
 use crate::ptx::lexer::Sym;
 
 use super::context::Context;
+use super::graph::names_of;
 
 /// Largest shared memory of a CTA that can be addressed: 24 bits of a shared address.
 const SHARED_LIMIT: u64 = 1 << 24;
@@ -54,33 +55,6 @@ pub(super) fn params(variables: &[Variable]) -> Result<Vec<Param>, PtxError> {
         .collect()
 }
 
-fn names_of(operand: &Operand, out: &mut HashSet<Sym>) {
-    match operand {
-        Operand::Name(sym) | Operand::Offset(sym, _) | Operand::Not(sym) => {
-            out.insert(*sym);
-        }
-        Operand::Address(base, _) => base_name(*base, out),
-        Operand::Tensor(base, _, items) => {
-            base_name(*base, out);
-            items.iter().for_each(|item| names_of(item, out));
-        }
-        Operand::Vector(items) | Operand::List(items) => {
-            items.iter().for_each(|item| names_of(item, out));
-        }
-        Operand::Pair(pair) => {
-            names_of(&pair.0, out);
-            names_of(&pair.1, out);
-        }
-        Operand::Number(_) => {}
-    }
-}
-
-fn base_name(base: Base, out: &mut HashSet<Sym>) {
-    if let Base::Name(sym) = base {
-        out.insert(sym);
-    }
-}
-
 /// The names that a function's statements use, and the functions that can be reached from it.
 fn reach(context: &Context<'_>, function: usize) -> (HashSet<Sym>, Vec<usize>) {
     let mut used = HashSet::new();
@@ -104,6 +78,10 @@ fn reach(context: &Context<'_>, function: usize) -> (HashSet<Sym>, Vec<usize>) {
             {
                 order.push(callee);
             }
+        }
+        if context.graph.indirect[current] {
+            let taken = context.graph.taken.iter().copied();
+            order.extend(taken.filter(|&function| seen.insert(function)));
         }
         used.extend(names);
     }

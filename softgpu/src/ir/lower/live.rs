@@ -180,7 +180,7 @@ fn defined_in(blocks: &[Block], index: &Index) -> Vec<Bits> {
 }
 
 /// The first position of every block, and the end of the last.
-fn starts(blocks: &[Block]) -> Vec<u32> {
+pub(super) fn starts(blocks: &[Block]) -> Vec<u32> {
     let mut at = 0u32;
     let mut starts: Vec<u32> = Vec::with_capacity(blocks.len() + 1);
     for block in blocks {
@@ -352,6 +352,12 @@ pub(super) fn overlap(a: &Segments, b: &Segments) -> bool {
         }
     }
     false
+}
+
+/// Whether a life goes on beyond a position.
+pub(super) fn covers(life: &Segments, position: u32) -> bool {
+    let next = life.partition_point(|range| range.1 <= position);
+    life.get(next).is_some_and(|range| range.0 < position)
 }
 
 /// Joins the life of `b` into `a`.

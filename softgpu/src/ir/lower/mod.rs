@@ -3,7 +3,9 @@
 //! The stages, each in its own file: statements become instructions over virtual registers in raw
 //! blocks ([`body`], [`operand`], names and layouts beside them); blocks are put in execution order
 //! ([`order`]); constants are propagated and dead instructions dropped ([`simplify`]); liveness
-//! ([`live`]) drives coalescing of copies and the allocation of slots ([`allocate`]).
+//! ([`live`]) drives coalescing of copies and the allocation of slots ([`allocate`]). Calls are
+//! expanded in place or made for real ([`graph`], [`call`]); [`program`] puts an entry and the
+//! functions that it calls together.
 //!
 //! Normal forms that the executor may rely on:
 //! * an address operand is a `B32` register or an immediate for shared spaces, a `B64` register or
@@ -15,12 +17,15 @@
 
 mod allocate;
 mod body;
+mod call;
 mod context;
+mod graph;
 mod layout;
 mod live;
 mod names;
 mod operand;
 mod order;
+mod program;
 mod raw;
 mod simplify;
 #[cfg(test)]
@@ -78,32 +83,29 @@ pub fn lower(
 
 fn entry(context: &Context<'_>, index: usize) -> Result<Function, PtxError> {
     let source = &context.module.functions[index];
-    let params = layout::params(&source.params)?;
+    let params = layout::params(&source.signature.params)?;
     let shared = layout::shared(context, index)?;
     let mut builder = Builder::new(context, &shared);
     builder.module_scope();
     builder.entry(index, &params)?;
-    let local_bytes = builder.local_bytes()?;
-    let (raw, mut registers) = builder.finish();
-    let mut blocks = order::order(raw);
-    if !crate::coverage::enabled() {
-        simplify::simplify(&mut blocks, &mut registers);
-    }
-    let allocation = allocate::allocate(&mut blocks, &registers);
+    let main = builder.finish()?;
+    let local_bytes = main.local_bytes;
+    let program = program::assemble(context, &shared, (index, main))?;
     let limit = source.max_registers.unwrap_or(255).clamp(1, 255);
     Ok(Function {
         name: context.module.word(source.name).to_owned(),
         params,
-        blocks,
-        slots: allocation.slots,
-        preds: allocation.preds,
+        blocks: program.blocks,
+        slots: program.slots,
+        preds: program.preds,
         local_bytes,
         static_shared: shared.static_bytes,
         dynamic_align: shared.dynamic_align,
         max_threads: source.max_threads,
         req_threads: source.req_threads,
         req_cluster: source.req_cluster,
-        registers: (allocation.slots + 16).min(limit),
+        registers: (program.slots + 16).min(limit),
+        calls: program.calls,
     })
 }
 

@@ -13,6 +13,10 @@ pub(super) enum Binding {
     Label(u32),
     /// A list of branch targets, by number.
     Targets(usize),
+    /// A `.callprototype`, by number.
+    Prototype(usize),
+    /// A `.calltargets`, by number.
+    CallTargets(usize),
     /// A variable at a known address of its space.
     Variable { space: Space, address: u64 },
     /// A `.global` or `.const` variable, whose address the loader knows.

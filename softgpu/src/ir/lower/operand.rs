@@ -72,6 +72,27 @@ impl Builder<'_, '_> {
     }
 }
 
+impl Builder<'_, '_> {
+    /// A value that is read outside of the table's instructions.
+    pub(super) fn value(&mut self, pos: Pos, operand: &Operand, ty: Ty) -> Result<Value, PtxError> {
+        let mods = Mods::default();
+        let mut gather = Gather::new(self, &mods, pos);
+        gather.source(operand, ty)?;
+        let (before, value) = (std::mem::take(&mut gather.before), gather.src.pop());
+        before.into_iter().for_each(|instr| self.push(instr));
+        value.ok_or_else(|| pos.syntax("a value is wanted here"))
+    }
+
+    /// A register that is written outside of the table's instructions.
+    pub(super) fn target(&mut self, pos: Pos, operand: &Operand, ty: Ty) -> Result<Reg, PtxError> {
+        let mods = Mods::default();
+        let mut gather = Gather::new(self, &mods, pos);
+        gather.destination(operand, ty)?;
+        let reg = gather.dst.pop();
+        reg.ok_or_else(|| pos.syntax("a register is wanted here"))
+    }
+}
+
 impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
     fn new(builder: &'b mut Builder<'c, 'm>, mods: &'b Mods, pos: Pos) -> Self {
         Self {
@@ -402,18 +423,25 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
         Ok(())
     }
 
-    /// The constant that a name stands for, or `None` for a register.
-    fn value_of(&self, sym: Sym, ty: Ty, offset: i64) -> Result<Option<Value>, PtxError> {
+    /// The constant that a name stands for, or `None` for a register. The address of a variable in
+    /// the frame of a routine is computed.
+    fn value_of(&mut self, sym: Sym, ty: Ty, offset: i64) -> Result<Option<Value>, PtxError> {
         let address = match self.builder.names.get(sym) {
             Some(Binding::Reg(_)) => return Ok(None),
+            Some(Binding::Variable {
+                space: Space::Local,
+                address,
+            }) if self.builder.frame_base.is_some() => {
+                return self.frame_pointer(sym, ty, address.wrapping_add_signed(offset));
+            }
             Some(Binding::Variable { address, .. }) => address,
             Some(Binding::Global(_)) => self.global(sym)?,
-            Some(Binding::Label(_) | Binding::Targets(_)) => {
+            Some(_) => {
                 return Err(self
                     .pos
                     .unsupported(format!("address of label `{}`", self.word(sym))));
             }
-            None => return self.undeclared(sym),
+            None => self.undeclared(sym)?,
         };
         let address = address.wrapping_add_signed(offset);
         match ty.bytes() {
@@ -425,15 +453,40 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
         }
     }
 
-    fn undeclared(&self, sym: Sym) -> Result<Option<Value>, PtxError> {
+    fn frame_pointer(&mut self, sym: Sym, ty: Ty, address: u64) -> Result<Option<Value>, PtxError> {
+        let class = match VReg::of(ty) {
+            VReg {
+                class: Class::B64, ..
+            } => Class::B64,
+            VReg {
+                class: Class::B32,
+                bytes: 4,
+            } => Class::B32,
+            _ => {
+                let word = self.word(sym);
+                return Err(self.pos.syntax(format!("`{word}` is not a register")));
+            }
+        };
+        let (base, offset) = self.builder.frame_address(address);
+        let sum = self.temporary(Ty::U64);
+        self.before.push(Instr {
+            op: Op::Int(IntOp::Add, Ty::U64),
+            guard: None,
+            dst: smallvec![sum],
+            src: smallvec![base, Value::Imm(offset.cast_unsigned())],
+            line: self.pos.line,
+        });
+        Ok(Some(Value::Reg(self.narrowed(sum, class))))
+    }
+
+    fn undeclared(&self, sym: Sym) -> Result<u64, PtxError> {
         let word = self.word(sym);
         let context = self.builder.context;
         if word == "WARP_SZ" {
-            return Ok(Some(Value::Imm(32)));
+            return Ok(32);
         }
-        if context.functions.contains_key(&sym) {
-            let what = format!("address of function `{word}`");
-            return Err(self.pos.unsupported(what));
+        if let Some(address) = context.function_address(sym) {
+            return Ok(address);
         }
         if word.starts_with('%') && context.special(sym).is_some() {
             let what = format!("special register `{word}` outside of `mov`");
@@ -570,6 +623,7 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
             _ => Class::B64,
         };
         let mut actual = space;
+        let mut offset = *offset;
         let value = match base {
             Base::Absolute(address) => Value::Imm(*address),
             Base::Name(sym) => match self.builder.names.get(*sym) {
@@ -583,7 +637,13 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
                 }
                 Some(Binding::Variable { space, address }) => {
                     actual = space;
-                    Value::Imm(address)
+                    if space == Space::Local {
+                        let (base, more) = self.builder.frame_address(address);
+                        offset = offset.wrapping_add(more);
+                        base
+                    } else {
+                        Value::Imm(address)
+                    }
                 }
                 Some(Binding::Global(space)) => {
                     actual = space;
@@ -602,7 +662,7 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
             self.fixed.space = Some(Space::Local);
         }
         self.src.push(value);
-        Ok(*offset)
+        Ok(offset)
     }
 
     /// Whether a symbol of one space may be addressed by an instruction for another.

@@ -123,6 +123,7 @@ pub(super) fn is_pure(op: &Op) -> bool {
         Op::Carry { carry_out, .. } => !carry_out,
         Op::Ld(access) => access.space == Space::Param,
         Op::Mov
+        | Op::Frame
         | Op::Pack { .. }
         | Op::Unpack { .. }
         | Op::Int(..)

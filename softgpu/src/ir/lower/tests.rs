@@ -459,14 +459,17 @@ fn programs_behave_alike_before_and_after() {
         let mut blocks = order::order(raw);
         let mut registers = registers();
         simplify::simplify(&mut blocks, &mut registers);
-        let size = allocate::allocate(&mut blocks, &registers);
+        let sizes = allocate::allocate(&mut blocks, &registers, &[]).sizes;
+        allocate::rebase(&mut blocks, allocate::begins(sizes));
+        let [fours, pairs, words, preds] = sizes;
+        let slots = fours + pairs + words;
         for instr in blocks.iter().flat_map(|b| &b.instrs) {
             for reg in &instr.dst {
                 prop_assert!(reg.class != Class::B64 || reg.slot.is_multiple_of(2));
             }
         }
         // Columns of lanes are kept apart only between registers of one width.
-        let mut width_of = vec![None; size.slots as usize];
+        let mut width_of = vec![None; slots as usize];
         for reg in blocks.iter().flat_map(|b| &b.instrs).flat_map(|i| &i.dst) {
             let width = match reg.class {
                 Class::Pred => continue,
@@ -479,7 +482,7 @@ fn programs_behave_alike_before_and_after() {
                 prop_assert_eq!(first, width, "slot {}", slot);
             }
         }
-        let found = run_blocks(&blocks, size.slots, size.preds);
+        let found = run_blocks(&blocks, slots, preds);
         // Both run out of steps, but at different places.
         prop_assert!(
             expected.len() <= found.len() || found.len() > 20,
