@@ -134,7 +134,10 @@ impl fmt::Display for Fault {
             FaultKind::IllegalInstruction { what } => write!(f, "illegal instruction: {what}"),
             FaultKind::Trap => write!(f, "trap"),
             FaultKind::InvalidPc { address } => {
-                write!(f, "call of {address:#x}, which is not a function that may be called")
+                write!(
+                    f,
+                    "call of {address:#x}, which is not a function that may be called"
+                )
             }
             FaultKind::StackOverflow { bytes } => write!(
                 f,

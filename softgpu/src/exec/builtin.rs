@@ -124,8 +124,7 @@ impl Warp {
                 }
             };
             if let Some(dst) = instr.dst.first() {
-                self.regs
-                    .set_value(Slot(dst.slot), dst.class, lane, result);
+                self.regs.set_value(Slot(dst.slot), dst.class, lane, result);
             }
         }
         Ok(Step::Next)

@@ -144,10 +144,7 @@ enum Value<'a> {
 /// Formats one value with the C library.
 fn print(spec: &Spec, length: &[u8], value: Value<'_>, out: &mut Vec<u8>) {
     let mut text = spec.head.clone();
-    if matches!(
-        value,
-        Value::Float(_) | Value::Pointer(_) | Value::Text(_)
-    ) {
+    if matches!(value, Value::Float(_) | Value::Pointer(_) | Value::Text(_)) {
         text.retain(|byte| *byte != b'h');
     }
     text.extend_from_slice(length);
@@ -232,7 +229,11 @@ mod tests {
     impl Arguments for Values {
         fn value(&mut self, bytes: u32) -> Option<u64> {
             let value = self.0.remove(0);
-            Some(if bytes == 4 { value & 0xffff_ffff } else { value })
+            Some(if bytes == 4 {
+                value & 0xffff_ffff
+            } else {
+                value
+            })
         }
 
         fn string(&mut self, address: u64) -> Option<Vec<u8>> {

@@ -58,7 +58,10 @@ impl Module {
     #[must_use]
     pub fn function_address(&self, name: &str) -> Option<u64> {
         let named = |f: &ast::Function| self.word(f.name) == name;
-        let defined = self.functions.iter().position(|f| named(f) && f.body.is_some());
+        let defined = self
+            .functions
+            .iter()
+            .position(|f| named(f) && f.body.is_some());
         let index = defined.or_else(|| self.functions.iter().position(named));
         index.map(crate::ir::function_address)
     }

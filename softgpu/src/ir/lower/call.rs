@@ -103,7 +103,10 @@ impl<'o> Call<'o> {
 
     fn check(&self, signature: &Signature) -> Result<(), PtxError> {
         let (params, returns) = (signature.params.len(), signature.returns.len());
-        for (given, declared) in [(self.arguments.len(), params), (self.returns.len(), returns)] {
+        for (given, declared) in [
+            (self.arguments.len(), params),
+            (self.returns.len(), returns),
+        ] {
             if given != declared {
                 return Err(self.pos.syntax(format!(
                     "call passes {given} values where {declared} are declared"

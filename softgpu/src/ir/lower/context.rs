@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use crate::ir::{Special, function_address};
 use crate::ir::decode::{self, Candidates};
+use crate::ir::{Special, function_address};
 use crate::ptx::Module;
 use crate::ptx::lexer::Sym;
 

@@ -232,9 +232,6 @@ mod tests {
     fn components_come_callees_first() {
         // 0 → 1 → 2 → 1, 2 → 3, 4 → 4, 0 → 4.
         let edges = [vec![1, 4], vec![2], vec![1, 3], vec![], vec![4]];
-        assert_eq!(
-            components(&edges),
-            [vec![3], vec![1, 2], vec![4], vec![0]]
-        );
+        assert_eq!(components(&edges), [vec![3], vec![1, 2], vec![4], vec![0]]);
     }
 }

@@ -14,9 +14,7 @@ use std::collections::HashMap;
 use smallvec::smallvec;
 
 use crate::error::PtxError;
-use crate::ir::{
-    Block, CallSite, Callee, Calls, Instr, Op, Routine, Stack, function_address,
-};
+use crate::ir::{Block, CallSite, Callee, Calls, Instr, Op, Routine, Stack, function_address};
 
 use super::allocate::{self, Allocation, Sizes};
 use super::body::{Builder, Unit};
