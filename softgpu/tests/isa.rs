@@ -30,7 +30,7 @@
 //! bits, of floats too), `inf`, `nan` (any NaN; expected only), `_` (anything), `a|b` (either).
 //! Items: `value`, `value*4`, `value*` (all that remain) and generators, which fill what remains
 //! or `*n` elements: `iota(start,step)`, `random(seed)` (bits), `uniform(seed)` (floats in [-1, 1)),
-//! `copy(buffer,from)` (initial content). Arguments: a buffer's address, `m` a tensor map by value,
+//! `pick(seed,a,b,…)` (one of the values), `copy(buffer,from)` (initial content). Arguments: a buffer's address, `m` a tensor map by value,
 //! `&m` the address of one in device memory, `type(values)` bytes. Their sizes must be those of the
 //! parameters. A buffer with content and without `expect` must not change; an `expect` without
 //! values waits for SOFTGPU_BLESS.

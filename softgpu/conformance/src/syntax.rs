@@ -119,6 +119,10 @@ fn generated(
     let generator = match name {
         "iota" => Generator::Iota(number(0, 0)?, number(1, 1)?),
         "random" => Generator::Random(number(0, 0)?.cast_unsigned()),
+        "pick" => {
+            let values: Result<_, _> = arguments.iter().skip(1).map(|v| ty.literal(v)).collect();
+            Generator::Pick(number(0, 0)?.cast_unsigned(), values?)
+        }
         "uniform" => Generator::Uniform(number(0, 0)?.cast_unsigned()),
         "copy" => {
             let source = arguments.first().copied().unwrap_or_default();

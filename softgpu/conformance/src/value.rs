@@ -189,7 +189,7 @@ impl Type {
 }
 
 /// A rule that makes contents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Generator {
     /// `iota(start, step)`.
     Iota(i64, i64),
@@ -197,17 +197,24 @@ pub(crate) enum Generator {
     Random(u64),
     /// `uniform(seed)`: floats in [-1, 1), multiples of 2^-7 for f16 and bf16, of 2^-23 else.
     Uniform(u64),
+    /// `pick(seed, values…)`: one of the values.
+    Pick(u64, Vec<u64>),
 }
 
 impl Generator {
     /// Element `index`.
-    pub(crate) fn element(self, ty: Type, index: usize) -> u64 {
+    pub(crate) fn element(&self, ty: Type, index: usize) -> u64 {
         let i = index as u64;
-        match self {
+        match *self {
             Self::Iota(start, step) => {
                 ty.number(start.wrapping_add(step.wrapping_mul(i.cast_signed())))
             }
             Self::Random(seed) => mixed(seed, i) & ty.mask(),
+            Self::Pick(seed, ref values) => {
+                let some = mixed(seed, i) % (values.len() as u64).max(1);
+                let some = usize::try_from(some).ok().and_then(|some| values.get(some));
+                some.copied().unwrap_or_default()
+            }
             Self::Uniform(seed) => {
                 let bits = if ty.bytes() == 2 { 8 } else { 24 };
                 let integer = (mixed(seed, i) >> (64 - bits)).cast_signed() - (1 << (bits - 1));
