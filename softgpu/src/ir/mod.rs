@@ -5,6 +5,7 @@
 //! operands is that of the PTX text unless the variant says otherwise. Register operands are
 //! *slots* of the warp's register file, already allocated by liveness.
 
+mod arith;
 mod asynchronous;
 pub mod cfg;
 mod control;
@@ -12,6 +13,7 @@ pub(crate) mod decode;
 mod display;
 pub mod lower;
 
+pub use arith::{Arith, FloatClass};
 pub use asynchronous::{
     BulkDir, BulkDone, BulkOp, FenceKind, MbarOp, MmaTy, TensormapField, Wgmma,
 };
@@ -449,7 +451,7 @@ pub enum Op {
         /// `.relu`.
         relu: bool,
     },
-    /// `setp`: `dst` = p [, q = the complement]; `src` = a, b [, c].
+    /// `setp`: `dst` = p [, q = the complement, or of packed types the high half]; `src` = a, b [, c].
     Setp {
         /// Comparison.
         cmp: Cmp,
@@ -460,7 +462,7 @@ pub enum Op {
         /// `.ftz`.
         ftz: bool,
     },
-    /// `set`: 0xffffffff or 1.0f into `dst`.
+    /// `set`: all ones or 1.0 into `dst`, half by half for packed types; `src` = a, b [, c].
     Set {
         /// Comparison.
         cmp: Cmp,
@@ -468,13 +470,22 @@ pub enum Op {
         to: Ty,
         /// Type of a and b.
         ty: Ty,
+        /// Combination with predicate `src[2]`.
+        combine: Option<BoolOp>,
         /// `.ftz`.
         ftz: bool,
     },
     /// `selp`: `src` = a, b, predicate.
     Selp(Ty),
-    /// `slct`: `src` = a, b, c; a if c ≥ 0. Type of c.
-    Slct(Ty, Ty),
+    /// `slct`: `src` = a, b, c; a if c ≥ 0.
+    Slct {
+        /// Type of a and b.
+        ty: Ty,
+        /// Type of c.
+        by: Ty,
+        /// `.ftz`.
+        ftz: bool,
+    },
     /// `shf.{l,r}.{wrap,clamp}`: `src` = a (low), b (high), c.
     Shf {
         /// `.r` rather than `.l`.
@@ -490,8 +501,10 @@ pub enum Op {
     Prmt(u8),
     /// `lop3.b32` with its truth table.
     Lop3(u8),
-    /// `dp4a`/`dp2a`: types of a and b; `hi` half for dp2a.
+    /// `dp4a`: types of a and b.
     Dp4a(Ty, Ty),
+    /// The rarer register-only instructions.
+    Arith(Arith),
     /// Load. `src` = address; `dst` = `vec` registers.
     Ld(Access),
     /// Store. `src` = address, then `vec` values.

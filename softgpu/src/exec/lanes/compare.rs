@@ -52,7 +52,10 @@ impl Comparison {
     /// Of a PTX comparison on operands of type `ty`; `None` for combinations that do not exist.
     pub(crate) fn of(cmp: Cmp, ty: Ty) -> Option<Self> {
         use Condition::{Differ, Equal, Less, LessEqual, Ordered};
-        let float = matches!(ty, Ty::F16 | Ty::BF16 | Ty::F32 | Ty::F64);
+        let float = matches!(
+            ty,
+            Ty::F16 | Ty::BF16 | Ty::F16x2 | Ty::BF16x2 | Ty::F32 | Ty::F64
+        );
         let (condition, swap, negate) = match cmp {
             Cmp::Eq => (Equal, false, false),
             Cmp::Ne if float => (Differ, false, false),
@@ -80,14 +83,18 @@ impl Comparison {
 
     /// The immediate for this comparison and a combination.
     pub(crate) fn immediate(self, combine: Option<BoolOp>) -> u64 {
-        let combine = match combine {
-            None => 0,
-            Some(BoolOp::And) => 1,
-            Some(BoolOp::Or) => 2,
-            Some(BoolOp::Xor) => 3,
-        };
         let negate = if self.negate { NEGATE } else { 0 };
-        negate | combine << COMBINE_SHIFT
+        negate | combination(combine) << COMBINE_SHIFT
+    }
+}
+
+/// The code of a combination.
+pub(crate) fn combination(combine: Option<BoolOp>) -> u64 {
+    match combine {
+        None => 0,
+        Some(BoolOp::And) => 1,
+        Some(BoolOp::Or) => 2,
+        Some(BoolOp::Xor) => 3,
     }
 }
 
@@ -141,10 +148,10 @@ impl Comparable for f64 {
     }
 }
 
-/// Combines a condition as the immediate says.
+/// Combines a condition as a code of [`combination`] says.
 #[inline(always)]
-fn combine(bits: u32, other: u32, imm: u64) -> u32 {
-    match imm >> COMBINE_SHIFT & 3 {
+pub(crate) fn combine(bits: u32, other: u32, code: u64) -> u32 {
+    match code & 3 {
         0 => bits,
         1 => bits & other,
         2 => bits | other,
@@ -167,16 +174,92 @@ impl<T: Test> AluBody for Setp<T> {
         let found = unsafe { lanes_where::<T>(regs, inst) };
         let bits = negated(found, inst.imm);
         let other = regs.pred_operand(PredSlot(inst.c.0));
+        let code = inst.imm >> COMBINE_SHIFT;
         if inst.dst != Slot::NONE {
-            regs.set_pred(inst.dst.0, mask, combine(bits, other, inst.imm));
+            regs.set_pred(inst.dst.0, mask, combine(bits, other, code));
         }
         if let Some(&[q]) = inst.list.as_deref() {
-            regs.set_pred(q.0, mask, combine(!bits, other, inst.imm));
+            regs.set_pred(q.0, mask, combine(!bits, other, code));
         }
     }
 }
 
-/// `set`: `c` is the slot of a constant with the value that stands for true.
+/// The lanes in which a condition holds for the low and for the high halves.
+///
+/// # Safety
+/// As for [`lanes_where`].
+#[inline(always)]
+unsafe fn halves_where<T: Test>(regs: &mut RegFile, inst: &Inst) -> [u32; 2]
+where
+    [T::A; 2]: Value,
+{
+    let (a, b) = (regs.source(inst.a), regs.source(inst.b));
+    let mut bits = [0; 2];
+    for lane in 0..32 {
+        // SAFETY: the operand lies in the file, and lane < 32.
+        let a = unsafe { <[T::A; 2]>::get(a, lane) };
+        // SAFETY: as above.
+        let b = unsafe { <[T::A; 2]>::get(b, lane) };
+        bits[0] |= u32::from(T::eval(a[0], b[0], inst.imm)) << lane;
+        bits[1] |= u32::from(T::eval(a[1], b[1], inst.imm)) << lane;
+    }
+    bits.map(|bits| negated(bits, inst.imm))
+}
+
+/// `setp` of packed types: `dst` = low halves, `list` = `[q]` for the high halves, if asked for.
+pub(crate) struct SetpPair<T>(PhantomData<T>);
+
+impl<T: Test> AluBody for SetpPair<T>
+where
+    [T::A; 2]: Value,
+{
+    #[inline(always)]
+    unsafe fn run(regs: &mut RegFile, mask: u32, inst: &Inst) {
+        // SAFETY: the caller's promise.
+        let [low, high] = unsafe { halves_where::<T>(regs, inst) };
+        let other = regs.pred_operand(PredSlot(inst.c.0));
+        let code = inst.imm >> COMBINE_SHIFT;
+        regs.set_pred(inst.dst.0, mask, combine(low, other, code));
+        if let Some(&[q]) = inst.list.as_deref() {
+            regs.set_pred(q.0, mask, combine(high, other, code));
+        }
+    }
+}
+
+/// `set` of packed types: as [`Set`], with the value that stands for true in the low half of the
+/// constant.
+pub(crate) struct SetPair<T>(PhantomData<T>);
+
+impl<T: Test> AluBody for SetPair<T>
+where
+    [T::A; 2]: Value,
+{
+    #[inline(always)]
+    unsafe fn run(regs: &mut RegFile, mask: u32, inst: &Inst) {
+        // SAFETY: the caller's promise.
+        let found = unsafe { halves_where::<T>(regs, inst) };
+        let [low, high] = found.map(|bits| with_third(regs, bits, inst));
+        let truth = regs.lanes32(inst.c)[0] & 0xffff;
+        let half = |bits: u32, lane: usize| if bits >> lane & 1 != 0 { truth } else { 0 };
+        let values = std::array::from_fn(|lane| half(low, lane) | half(high, lane) << 16);
+        regs.write32(inst.dst, mask, &values);
+    }
+}
+
+/// Combines with the predicate in `list`, if there is one.
+#[inline(always)]
+fn with_third(regs: &RegFile, bits: u32, inst: &Inst) -> u32 {
+    match inst.list.as_deref() {
+        Some(&[third]) => {
+            let other = regs.pred_operand(PredSlot(third.0));
+            combine(bits, other, inst.imm >> COMBINE_SHIFT)
+        }
+        _ => bits,
+    }
+}
+
+/// `set`: `c` is the slot of a constant with the value that stands for true, `list` = the predicate
+/// to combine with.
 pub(crate) struct Set<T>(PhantomData<T>);
 
 impl<T: Test> AluBody for Set<T> {
@@ -184,7 +267,7 @@ impl<T: Test> AluBody for Set<T> {
     unsafe fn run(regs: &mut RegFile, mask: u32, inst: &Inst) {
         // SAFETY: the caller's promise.
         let found = unsafe { lanes_where::<T>(regs, inst) };
-        let bits = negated(found, inst.imm);
+        let bits = with_third(regs, negated(found, inst.imm), inst);
         let truth = regs.lanes32(inst.c)[0];
         let values = std::array::from_fn(|lane| if bits >> lane & 1 != 0 { truth } else { 0 });
         regs.write32(inst.dst, mask, &values);

@@ -13,6 +13,7 @@ mod bits;
 mod carry;
 mod compare;
 mod convert;
+mod double;
 mod encode;
 pub(crate) mod float;
 mod half;
@@ -20,6 +21,7 @@ mod int;
 pub(crate) mod isa;
 mod map;
 mod moves;
+mod rare;
 pub(crate) mod round;
 #[cfg(test)]
 pub(crate) mod tests;

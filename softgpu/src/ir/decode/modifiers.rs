@@ -309,6 +309,7 @@ fn type_set(set: &'static str) -> Vec<Ty> {
         "bits" => "b16|b32|b64",
         "logic" => "pred|b16|b32|b64",
         "word" => "b16|u16|s16|b32|u32|s32|f32|b64|u64|s64|f64",
+        "truth" => "u16|s16|u32|s32|f16|f16x2|bf16|bf16x2|f32",
         "half" => "f16|f16x2|bf16|bf16x2",
         "mem" => "b8|u8|s8|b16|u16|s16|b32|u32|s32|f32|b64|u64|s64|f64|b128",
         _ => set,

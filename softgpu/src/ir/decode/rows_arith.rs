@@ -2,9 +2,10 @@
 //! Source: PTX ISA 9.0, "Integer Arithmetic" to "Logic and Shift".
 
 use super::modifiers::Mods;
-use super::{Row, row};
+use super::{Fixed, Row, row};
 use crate::ir::{
-    Cmp, FloatBin as FB, FloatMod, FloatUn as FU, IntOp as I, IntUn as U, Op, Rounding, Ty,
+    Arith, Cmp, FloatBin as FB, FloatClass, FloatMod, FloatUn as FU, IntOp as I, IntUn as U, Op,
+    Rounding, Ty,
 };
 
 pub(crate) fn float_mod(m: &Mods) -> FloatMod {
@@ -50,9 +51,12 @@ fn divide(m: &Mods) -> Option<Op> {
     (full || fast(m) || ieee_rounding(m)).then(|| Op::Float(FB::Div, m.ty(0), float_mod(m)))
 }
 
-/// `rcp` and `sqrt`: exact or approximate.
+/// `rcp` and `sqrt`: exact or approximate. `.ftz` is not for f64, but for `rcp.approx.ftz.f64`,
+/// which has to have it.
 fn root(op: FU, m: &Mods) -> Option<Op> {
-    (fast(m) || ieee_rounding(m)).then(|| Op::FloatUnary(op, m.ty(0), float_mod(m)))
+    let exact = ieee_rounding(m) && !(m.ty(0) == Ty::F64 && m.has("ftz"));
+    let gross = op == FU::Rcp && m.rounding == Rounding::Approx && m.has("ftz");
+    (fast(m) || exact || gross).then(|| Op::FloatUnary(op, m.ty(0), float_mod(m)))
 }
 
 fn float_unary(op: FU, m: &Mods) -> Option<Op> {
@@ -119,9 +123,14 @@ pub(crate) fn comparable(cmp: Cmp, ty: Ty) -> bool {
     }
 }
 
+/// `.ftz` is for f32 and f16.
+fn flushable(ty: Ty, m: &Mods) -> bool {
+    !m.has("ftz") || matches!(ty, Ty::F32 | Ty::F16 | Ty::F16x2)
+}
+
 fn setp(m: &Mods) -> Option<Op> {
     let cmp = m.cmp?;
-    comparable(cmp, m.ty(0)).then(|| Op::Setp {
+    (comparable(cmp, m.ty(0)) && flushable(m.ty(0), m)).then(|| Op::Setp {
         cmp,
         ty: m.ty(0),
         combine: m.combine,
@@ -130,13 +139,72 @@ fn setp(m: &Mods) -> Option<Op> {
 }
 
 fn set(m: &Mods) -> Option<Op> {
-    let cmp = m.cmp?;
-    comparable(cmp, m.ty(1)).then(|| Op::Set {
+    let (cmp, to, ty) = (m.cmp?, m.ty(0), m.ty(1));
+    let half = matches!(ty, Ty::F16 | Ty::BF16);
+    let exists = match to {
+        Ty::F16x2 | Ty::BF16x2 => to == ty,
+        Ty::U16 | Ty::S16 => half,
+        Ty::F16 | Ty::BF16 | Ty::F32 => !matches!(ty, Ty::F16x2 | Ty::BF16x2),
+        _ => true,
+    };
+    let exists = exists && !(to == Ty::F32 && half) && flushable(ty, m);
+    (exists && comparable(cmp, ty)).then(|| Op::Set {
         cmp,
-        to: m.ty(0),
-        ty: m.ty(1),
+        to,
+        ty,
+        combine: m.combine,
         ftz: m.has("ftz"),
     })
+}
+
+fn slct(m: &Mods) -> Option<Op> {
+    Some(Op::Slct {
+        ty: m.ty(0),
+        by: m.ty(1),
+        ftz: m.has("ftz"),
+    })
+}
+
+fn rare(op: Arith) -> Option<Op> {
+    Some(Op::Arith(op))
+}
+
+fn dp2a(m: &Mods) -> Option<Op> {
+    rare(Arith::Dp2a {
+        a: m.ty(0),
+        b: m.ty(1),
+        hi: m.has("hi"),
+    })
+}
+
+fn mad24(m: &Mods) -> Option<Op> {
+    rare(Arith::Mad24 {
+        ty: m.ty(0),
+        hi: m.has("hi"),
+        sat: m.has("sat"),
+    })
+}
+
+fn lop3(m: &Mods, f: &Fixed) -> Option<Op> {
+    let table = u8::try_from(f.imm(0)).ok()?;
+    Some(match m.combine {
+        Some(combine) => Op::Arith(Arith::Lop3Pred { table, combine }),
+        None => Op::Lop3(table),
+    })
+}
+
+fn testp(m: &Mods) -> Option<Op> {
+    let class = [
+        ("finite", FloatClass::Finite),
+        ("infinite", FloatClass::Infinite),
+        ("number", FloatClass::Number),
+        ("notanumber", FloatClass::NotANumber),
+        ("normal", FloatClass::Normal),
+        ("subnormal", FloatClass::Subnormal),
+    ]
+    .into_iter()
+    .find_map(|(name, class)| m.has(name).then_some(class))?;
+    rare(Arith::Testp(class, m.ty(0)))
 }
 
 fn prmt_mode(m: &Mods) -> u8 {
@@ -169,6 +237,11 @@ pub(super) const ROWS: &[Row] = &[
     row("mul", "@rnd? :f64",                         "d0,s0,s0", |m, _| float(FB::Mul, m)),
     row("mul", "@rnd? .ftz? .sat? :half",            "d0,s0,s0", |m, _| float(FB::Mul, m)),
     row("mad", ".lo|.hi :int",                       "d0,s0,s0,s0", |m, _| Some(Op::Mad(half_of(m)?, m.ty(0)))),
+    row("mad", ".hi .sat :s32",                      "d0,s0,s0,s0", |_, _| rare(Arith::MadHiSat)),
+    row("mul24", ".lo|.hi :u32|s32",                 "d0,s0,s0", |m, _| rare(Arith::Mul24 { ty: m.ty(0), hi: m.has("hi") })),
+    row("mad24", ".lo|.hi :u32|s32",                 "d0,s0,s0,s0", |m, _| mad24(m)),
+    row("mad24", ".hi .sat :s32",                    "d0,s0,s0,s0", |m, _| mad24(m)),
+    row("sad", ":int",                               "d0,s0,s0,s0", |m, _| rare(Arith::Sad(m.ty(0)))),
     row("mad", ".wide :u16|s16|u32|s32",             "dw,s0,s0,sw", |m, _| Some(Op::Mad(I::MulWide, m.ty(0)))),
     row("mad", ".lo|.hi .cc :u32|s32|u64|s64",       "d0,s0,s0,s0", |m, _| carry(half_of(m)?, m, Link::First)),
     row("madc", ".lo|.hi .cc? :u32|s32|u64|s64",     "d0,s0,s0,s0", |m, _| carry(half_of(m)?, m, Link::Later)),
@@ -185,6 +258,8 @@ pub(super) const ROWS: &[Row] = &[
     row("max", ":int",                               "d0,s0,s0", |m, _| int(I::Max, m)),
     row("min", ":u16x2|s16x2",                       "d0,s0,s0", |m, _| int(I::Min, m)),
     row("max", ":u16x2|s16x2",                       "d0,s0,s0", |m, _| int(I::Max, m)),
+    row("min", ".relu :s32|s16x2",                   "d0,s0,s0", |m, _| rare(Arith::MinMaxRelu { ty: m.ty(0), max: false })),
+    row("max", ".relu :s32|s16x2",                   "d0,s0,s0", |m, _| rare(Arith::MinMaxRelu { ty: m.ty(0), max: true })),
     row("min", ".ftz? .NaN? .xorsign? .abs? :f32|f16|f16x2|bf16|bf16x2", "d0,s0,s0", |m, _| extremum(End::Min, m)),
     row("max", ".ftz? .NaN? .xorsign? .abs? :f32|f16|f16x2|bf16|bf16x2", "d0,s0,s0", |m, _| extremum(End::Max, m)),
     row("min", ":f64",                               "d0,s0,s0", |m, _| extremum(End::Min, m)),
@@ -196,12 +271,13 @@ pub(super) const ROWS: &[Row] = &[
     row("abs", ".ftz? :f32|f64|f16|f16x2|bf16|bf16x2", "d0,s0", |m, _| float_unary(FU::Abs, m)),
     row("rcp", "@rnd .ftz? :f32|f64",                "d0,s0", |m, _| root(FU::Rcp, m)),
     row("sqrt", "@rnd .ftz? :f32|f64",               "d0,s0", |m, _| root(FU::Sqrt, m)),
-    row("rsqrt", "@rnd .ftz? :f32",                  "d0,s0", |m, _| approx(FU::Rsqrt, m)),
+    row("rsqrt", "@rnd .ftz? :f32|f64",                 "d0,s0", |m, _| approx(FU::Rsqrt, m)),
     row("ex2", "@rnd .ftz? :f32|f16|f16x2|bf16|bf16x2", "d0,s0", |m, _| approx(FU::Ex2, m)),
     row("lg2", "@rnd .ftz? :f32",                    "d0,s0", |m, _| approx(FU::Lg2, m)),
     row("sin", "@rnd .ftz? :f32",                    "d0,s0", |m, _| approx(FU::Sin, m)),
     row("cos", "@rnd .ftz? :f32",                    "d0,s0", |m, _| approx(FU::Cos, m)),
     row("tanh", "@rnd :f32|f16|f16x2|bf16|bf16x2",   "d0,s0", |m, _| approx(FU::Tanh, m)),
+    row("testp", ".finite|.infinite|.number|.notanumber|.normal|.subnormal :f32|f64", "dp,s0", |m, _| testp(m)),
     row("copysign", ":f32|f64",                      "d0,s0,s0", |m, _| Some(Op::Copysign(m.ty(0)))),
 
     row("and", ":logic",                             "d0,s0,s0", |m, _| int(I::And, m)),
@@ -221,15 +297,23 @@ pub(super) const ROWS: &[Row] = &[
     row("bfi", ":b32|b64",                           "d0,s0,s0,su,su", |m, _| Some(Op::Bfi(m.ty(0)))),
     row("prmt", ":b32",                              "d0,s0,s0,s0", |m, _| Some(Op::Prmt(prmt_mode(m)))),
     row("prmt", ":b32 .f4e|.b4e|.rc8|.ecl|.ecr|.rc16", "d0,s0,s0,s0", |m, _| Some(Op::Prmt(prmt_mode(m)))),
-    row("lop3", ":b32",                              "d0,s0,s0,s0,c", |_, f| Some(Op::Lop3(u8::try_from(f.imm(0)).ok()?))),
+    row("lop3", ":b32",                              "d0,s0,s0,s0,c", lop3),
+    row("lop3", "@bool :b32",                        "d0/p,s0,s0,s0,c,sp", lop3),
     row("dp4a", ":u32|s32 :u32|s32",                 "du,s0,s1,su", |m, _| Some(Op::Dp4a(m.ty(0), m.ty(1)))),
+    row("dp2a", ".lo|.hi :u32|s32 :u32|s32",         "du,s0,s1,su", |m, _| dp2a(m)),
+    row("bmsk", ".clamp|.wrap :b32",                 "d0,su,su", |m, _| rare(Arith::Bmsk { clamp: m.has("clamp") })),
+    row("szext", ".clamp|.wrap :u32|s32",            "d0,s0,su", |m, _| rare(Arith::Szext { clamp: m.has("clamp"), signed: m.ty(0) == Ty::S32 })),
+    row("fns", ":b32",                               "d0,s0,s0,s0", |_, _| rare(Arith::Fns)),
 
-    row("setp", "@cmp :word",                        "dp/p,s0,s0", |m, _| setp(m)),
-    row("setp", "@cmp .ftz :f32",                    "dp/p,s0,s0", |m, _| setp(m)),
-    row("setp", "@cmp .ftz? :f16|bf16",              "dp/p,s0,s0", |m, _| setp(m)),
+    row("setp", "@cmp .ftz? :word",                  "dp/p,s0,s0", |m, _| setp(m)),
+    row("setp", "@cmp .ftz? :half",                  "dp/p,s0,s0", |m, _| setp(m)),
     row("setp", "@cmp @bool .ftz? :word",            "dp/p,s0,s0,sp", |m, _| setp(m)),
-    row("set", "@cmp .ftz? :u32|s32|f32 :word",      "d0,s1,s1", |m, _| set(m)),
+    row("setp", "@cmp @bool .ftz? :half",            "dp/p,s0,s0,sp", |m, _| setp(m)),
+    row("set", "@cmp .ftz? :truth :word",            "d0,s1,s1", |m, _| set(m)),
+    row("set", "@cmp .ftz? :truth :half",            "d0,s1,s1", |m, _| set(m)),
+    row("set", "@cmp @bool .ftz? :truth :word",      "d0,s1,s1,sp", |m, _| set(m)),
+    row("set", "@cmp @bool .ftz? :truth :half",      "d0,s1,s1,sp", |m, _| set(m)),
     row("selp", ":word",                             "d0,s0,s0,sp", |m, _| Some(Op::Selp(m.ty(0)))),
-    row("slct", ":word :s32",                        "d0,s0,s0,s1", |m, _| Some(Op::Slct(m.ty(0), m.ty(1)))),
-    row("slct", ":word :f32",                        "d0,s0,s0,s1", |m, _| Some(Op::Slct(m.ty(0), m.ty(1)))),
+    row("slct", ":word :s32",                        "d0,s0,s0,s1", |m, _| slct(m)),
+    row("slct", ".ftz? :word :f32",                  "d0,s0,s0,s1", |m, _| slct(m)),
 ];

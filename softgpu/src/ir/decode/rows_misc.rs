@@ -4,7 +4,7 @@
 use super::modifiers::Mods;
 use super::rows_arith::float_mod;
 use super::{Fixed, Row, row};
-use crate::ir::{BarRed, Op, Order, RmwOp, Rounding as R, ShflMode, Special, Ty, VoteMode};
+use crate::ir::{Arith, BarRed, Op, Order, RmwOp, Rounding as R, ShflMode, Special, Ty, VoteMode};
 
 fn conversion(m: &Mods) -> Op {
     Op::Cvt {
@@ -34,11 +34,11 @@ fn float_to_float(to: Ty, from: Ty, rounding: R) -> bool {
         (Ty::TF32, Ty::F32) => matches!(rounding, R::Rna | R::Rn | R::Rz),
         (Ty::TF32, _) | (_, Ty::TF32) => false,
         _ if to == from => rounding == R::Default || to_integral(rounding),
-        (Ty::BF16, Ty::F32) => matches!(rounding, R::Rn | R::Rz),
-        (Ty::F16, Ty::F32 | Ty::F64) | (Ty::F32, Ty::F64) | (Ty::BF16, Ty::F16 | Ty::F64) => {
-            directed(rounding)
+        (Ty::F16 | Ty::BF16, Ty::F32 | Ty::F64) | (Ty::F32, Ty::F64) => directed(rounding),
+        // Between the two halves nothing written means to nearest; a bf16 widens whatever is.
+        (Ty::F16, Ty::BF16) | (Ty::BF16, Ty::F16) | (Ty::F32 | Ty::F64, Ty::BF16) => {
+            rounding == R::Default || directed(rounding)
         }
-        (Ty::F16, Ty::BF16) => directed(rounding),
         _ => rounding == R::Default,
     }
 }
@@ -48,7 +48,7 @@ fn convert(m: &Mods) -> Option<Op> {
     let exists = match (is_float(to), is_float(from)) {
         (false, false) => rounding == R::Default && !m.has("ftz"),
         (false, true) => from != Ty::TF32 && to_integral(rounding),
-        (true, false) => to != Ty::TF32 && directed(rounding) && !m.has("ftz"),
+        (true, false) => to != Ty::TF32 && directed(rounding),
         (true, true) => float_to_float(to, from, rounding),
     };
     let narrowing = from == Ty::F32 && matches!(to, Ty::F16 | Ty::BF16 | Ty::TF32);
@@ -69,6 +69,24 @@ fn convert_packed(m: &Mods) -> Option<Op> {
         _ => false,
     };
     exists.then(|| conversion(m))
+}
+
+/// `cvt.pack.sat.TYPE.s32`: the 16-bit parts fill the word, narrower ones leave room for `c`.
+fn convert_pack(m: &Mods, f: &Fixed) -> Option<Op> {
+    let (bits, signed) = [
+        ("u2", 2, false),
+        ("s2", 2, true),
+        ("u4", 4, false),
+        ("s4", 4, true),
+        ("u8", 8, false),
+        ("s8", 8, true),
+        ("u16", 16, false),
+        ("s16", 16, true),
+    ]
+    .into_iter()
+    .find_map(|(name, bits, signed)| m.has(name).then_some((bits, signed)))?;
+    let two = f.sources == 2;
+    (two == (bits == 16)).then_some(Op::Arith(Arith::CvtPack { bits, signed }))
 }
 
 /// The type of one of `parts` equal parts of a value.
@@ -200,6 +218,9 @@ pub(super) const ROWS: &[Row] = &[
     row("cvt", "@rnd .relu? .satfinite? :f16x2|bf16x2|e4m3x2|e5m2x2|ue8m0x2 :f32", "d0,s1,s1", |m, _| convert_packed(m)),
     row("cvt", "@rnd .relu? .satfinite? :e4m3x2|e5m2x2|ue8m0x2 :f16x2|bf16x2", "d0,s1", |m, _| convert_packed(m)),
     row("cvt", "@rnd .relu? .satfinite? :f16x2|bf16x2 :e4m3x2|e5m2x2|ue8m0x2", "d0,s1", |m, _| convert_packed(m)),
+
+    row("cvt", ".pack .sat .u16|.s16 :s32", "du,s0,s0", convert_pack),
+    row("cvt", ".pack .sat .u2|.s2|.u4|.s4|.u8|.s8 :s32 .b32", "du,s0,s0,su", convert_pack),
 
     row("mov", ":b16|u16|s16|b32|u32|s32|b64|u64|s64", "d0,r", |_, f| f.special.filter(|s| *s != Special::IsExplicitCluster).map(Op::Special)),
     row("mov", ":pred",                     "d0,r", |_, f| (f.special == Some(Special::IsExplicitCluster)).then_some(Op::Special(Special::IsExplicitCluster))),

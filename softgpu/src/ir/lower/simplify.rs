@@ -138,7 +138,8 @@ pub(super) fn is_pure(op: &Op) -> bool {
         | Op::Setp { .. }
         | Op::Set { .. }
         | Op::Selp(_)
-        | Op::Slct(..)
+        | Op::Slct { .. }
+        | Op::Arith(_)
         | Op::Shf { .. }
         | Op::Bfe(_)
         | Op::Bfi(_)

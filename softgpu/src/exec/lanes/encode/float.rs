@@ -3,7 +3,7 @@
 use super::{Encoder, by_type};
 use crate::exec::inst::Inst;
 use crate::exec::lanes::value::{Bf16, F16};
-use crate::exec::lanes::{approx, convert, float, round};
+use crate::exec::lanes::{approx, convert, double, float, round};
 use crate::ir::{Class, FloatBin, FloatMod, FloatUn, Op, Rounding, Ty};
 use round::Mode;
 
@@ -35,6 +35,12 @@ impl Encoder<'_> {
                 FloatBin::Mul => self.map::<float::MulF64>(0),
                 FloatBin::Div => self.map::<float::DivF64>(0),
             },
+            (Ty::F64, imm) if imm & !7 == 0 => match op {
+                FloatBin::Add => self.map::<double::AddDirected>(imm),
+                FloatBin::Sub => self.map::<double::SubDirected>(imm),
+                FloatBin::Mul => self.map::<double::MulDirected>(imm),
+                FloatBin::Div => self.map::<double::DivDirected>(imm),
+            },
             _ => formats!(ty, T => match op {
                 FloatBin::Add => self.map::<float::Add<T>>(imm),
                 FloatBin::Sub => self.map::<float::Sub<T>>(imm),
@@ -64,6 +70,7 @@ impl Encoder<'_> {
         match (ty, Mode::immediate(modifiers)? | relu) {
             (Ty::F32, 0) => self.map::<float::FmaF32>(0),
             (Ty::F64, 0) => self.map::<float::FmaF64>(0),
+            (Ty::F64, imm) if imm & !7 == 0 => self.map::<double::FmaDirected>(imm),
             (_, imm) => formats!(ty, T => self.map::<float::Fma<T>>(imm)),
         }
     }
@@ -96,11 +103,7 @@ impl Encoder<'_> {
             (FloatUn::Abs, Ty::F64) => self.map::<float::AbsF64>(0),
             (FloatUn::Neg, _) => formats!(ty, T => self.map::<float::Neg<T>>(flags)),
             (FloatUn::Abs, _) => formats!(ty, T => self.map::<float::Abs<T>>(flags)),
-            (FloatUn::Rcp | FloatUn::Sqrt, Ty::F64) => match (op, Mode::immediate(m)?) {
-                (FloatUn::Rcp, 0) => self.map::<float::RcpF64>(0),
-                (_, 0) => self.map::<float::SqrtF64>(0),
-                _ => None,
-            },
+            (_, Ty::F64) => self.double_unary(op, m),
             (FloatUn::Rcp, Ty::F32) if m.rounding == Rounding::Approx => {
                 self.map::<approx::RcpApprox>(flags)
             }
@@ -129,6 +132,24 @@ impl Encoder<'_> {
             (FloatUn::Tanh, _) => by_type!(ty, T: { F32 => f32, F16 => F16, BF16 => Bf16 } => {
                 self.map::<approx::Tanh<T>>(flags)
             }),
+            _ => None,
+        }
+    }
+
+    fn double_unary(&mut self, op: FloatUn, m: FloatMod) -> Option<Inst> {
+        if m.rounding == Rounding::Approx {
+            return match (op, m.ftz) {
+                (FloatUn::Rcp, true) => self.map::<double::RcpApproxF64>(0),
+                (FloatUn::Rsqrt, true) => self.map::<double::RsqrtApproxFtzF64>(0),
+                (FloatUn::Rsqrt, false) => self.map::<double::RsqrtApproxF64>(0),
+                _ => None,
+            };
+        }
+        match (op, Mode::immediate(m)?) {
+            (FloatUn::Rcp, 0) => self.map::<float::RcpF64>(0),
+            (FloatUn::Sqrt, 0) => self.map::<float::SqrtF64>(0),
+            (FloatUn::Rcp, imm) if imm & !7 == 0 => self.map::<double::RcpDirected>(imm),
+            (FloatUn::Sqrt, imm) if imm & !7 == 0 => self.map::<double::SqrtDirected>(imm),
             _ => None,
         }
     }

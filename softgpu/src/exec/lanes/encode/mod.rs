@@ -7,6 +7,7 @@ mod float;
 mod integer;
 mod memory;
 mod other;
+mod rare;
 
 use super::isa::{AluBody, Isa, MemBody, alu, mem};
 use super::map::{Lanewise, Map};
@@ -41,7 +42,8 @@ pub fn encode_for(isa: Isa, instr: &Instr, consts: &mut ConstBank) -> Option<Ins
         Op::FloatUnary(op, ty, modifiers) => encoder.float_unary(*op, *ty, *modifiers),
         Op::Copysign(ty) => encoder.copysign(*ty),
         Op::Cvt { .. } => encoder.convert(),
-        Op::Setp { .. } | Op::Set { .. } | Op::Selp(_) | Op::Slct(..) => encoder.compare(),
+        Op::Setp { .. } | Op::Set { .. } | Op::Selp(_) | Op::Slct { .. } => encoder.compare(),
+        Op::Arith(op) => encoder.rare(*op),
         Op::Cvta { .. } | Op::Mapa { .. } | Op::Isspacep(_) | Op::Getctarank { .. } => {
             encoder.windows()
         }

@@ -3,7 +3,9 @@
 use super::{Encoder, by_type};
 use crate::exec::access::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, query};
 use crate::exec::inst::Inst;
-use crate::exec::lanes::compare::{self, Comparison, Condition, Selp, Set, Setp};
+use crate::exec::lanes::compare::{
+    self, Comparison, Condition, Selp, Set, SetPair, Setp, SetpPair,
+};
 use crate::exec::lanes::moves::{self, First, Mov, Pack, Unpack};
 use crate::exec::lanes::round::FTZ;
 use crate::exec::lanes::value::{Bf16, F16};
@@ -42,6 +44,29 @@ macro_rules! with_test {
             Condition::Ordered => by_type!($ty, $Test: {
                 F16 => compare::FloatOrdered<F16>, BF16 => compare::FloatOrdered<Bf16>,
                 F32 => compare::FloatOrdered<f32>, F64 => compare::FloatOrdered<f64>,
+            } => $body),
+        }
+    };
+}
+
+/// Conditions for a packed operand type.
+macro_rules! with_pair_test {
+    ($condition:expr, $ty:expr, $Test:ident => $body:expr) => {
+        match $condition {
+            Condition::Equal => by_type!($ty, $Test: {
+                F16x2 => compare::FloatEqual<F16>, BF16x2 => compare::FloatEqual<Bf16>,
+            } => $body),
+            Condition::Less => by_type!($ty, $Test: {
+                F16x2 => compare::FloatLess<F16>, BF16x2 => compare::FloatLess<Bf16>,
+            } => $body),
+            Condition::LessEqual => by_type!($ty, $Test: {
+                F16x2 => compare::FloatLessEqual<F16>, BF16x2 => compare::FloatLessEqual<Bf16>,
+            } => $body),
+            Condition::Differ => by_type!($ty, $Test: {
+                F16x2 => compare::FloatDiffer<F16>, BF16x2 => compare::FloatDiffer<Bf16>,
+            } => $body),
+            Condition::Ordered => by_type!($ty, $Test: {
+                F16x2 => compare::FloatOrdered<F16>, BF16x2 => compare::FloatOrdered<Bf16>,
             } => $body),
         }
     };
@@ -134,16 +159,16 @@ impl Encoder<'_> {
                 inst.c = Slot(self.predicate(2)?.0);
                 Some(inst)
             }
-            Op::Slct(ty, Ty::S32) => match ty.bytes() {
-                1..=4 => self.map::<compare::SlctInt<u32>>(0),
-                8 => self.map::<compare::SlctInt<u64>>(0),
-                _ => None,
-            },
-            Op::Slct(ty, Ty::F32) => match ty.bytes() {
-                1..=4 => self.map::<compare::SlctFloat<u32>>(0),
-                8 => self.map::<compare::SlctFloat<u64>>(0),
-                _ => None,
-            },
+            Op::Slct { ty, by, ftz } => {
+                let imm = if ftz { FTZ } else { 0 };
+                match (by, ty.bytes()) {
+                    (Ty::S32, 1..=4) => self.map::<compare::SlctInt<u32>>(0),
+                    (Ty::S32, 8) => self.map::<compare::SlctInt<u64>>(0),
+                    (Ty::F32, 1..=4) => self.map::<compare::SlctFloat<u32>>(imm),
+                    (Ty::F32, 8) => self.map::<compare::SlctFloat<u64>>(imm),
+                    _ => None,
+                }
+            }
             _ => None,
         }
     }
@@ -160,9 +185,11 @@ impl Encoder<'_> {
         };
         let comparison = Comparison::of(cmp, ty)?;
         let imm = comparison.immediate(combine) | if ftz { FTZ } else { 0 };
-        let mut inst = with_test!(comparison.condition, ty, T => {
-            Some(self.body::<Setp<T>>(imm))
-        })?;
+        let mut inst = if is_pair(ty) {
+            with_pair_test!(comparison.condition, ty, T => Some(self.body::<SetpPair<T>>(imm)))?
+        } else {
+            with_test!(comparison.condition, ty, T => Some(self.body::<Setp<T>>(imm)))?
+        };
         self.compared(&mut inst, comparison, ty)?;
         if combine.is_some() {
             inst.c = Slot(self.predicate(2)?.0);
@@ -175,20 +202,35 @@ impl Encoder<'_> {
     }
 
     fn set(&mut self) -> Option<Inst> {
-        let Op::Set { cmp, to, ty, ftz } = self.instr.op else {
+        let Op::Set {
+            cmp,
+            to,
+            ty,
+            combine,
+            ftz,
+        } = self.instr.op
+        else {
             return None;
         };
         let truth = match to {
             Ty::F32 => u64::from(1.0f32.to_bits()),
+            Ty::F16 | Ty::F16x2 => 0x3c00,
+            Ty::BF16 | Ty::BF16x2 => 0x3f80,
+            Ty::U16 | Ty::S16 => u64::from(u16::MAX),
             Ty::U32 | Ty::S32 | Ty::B32 => u64::from(u32::MAX),
             _ => return None,
         };
         let comparison = Comparison::of(cmp, ty)?;
-        let imm = comparison.immediate(None) | if ftz { FTZ } else { 0 };
-        let mut inst = with_test!(comparison.condition, ty, T => {
-            Some(self.body::<Set<T>>(imm))
-        })?;
+        let imm = comparison.immediate(combine) | if ftz { FTZ } else { 0 };
+        let mut inst = if is_pair(ty) {
+            with_pair_test!(comparison.condition, ty, T => Some(self.body::<SetPair<T>>(imm)))?
+        } else {
+            with_test!(comparison.condition, ty, T => Some(self.body::<Set<T>>(imm)))?
+        };
         self.compared(&mut inst, comparison, ty)?;
+        if combine.is_some() {
+            inst.list = Some([Slot(self.predicate(2)?.0)].into());
+        }
         inst.c = self.consts.constant(Class::B32, truth);
         inst.dst = self.target(0, Class::B32)?;
         Some(inst)
@@ -259,6 +301,11 @@ impl Encoder<'_> {
             _ => None,
         }
     }
+}
+
+/// Types that are compared half by half.
+fn is_pair(ty: Ty) -> bool {
+    matches!(ty, Ty::F16x2 | Ty::BF16x2)
 }
 
 /// The class that holds one value of a type.

@@ -9,9 +9,11 @@ mod approx;
 mod carry;
 mod convert;
 mod coverage;
+mod double;
 mod float;
 mod integer;
 mod other;
+mod rare;
 
 use super::{Isa, encode_for};
 use crate::exec::inst::{Code, ConstBank};

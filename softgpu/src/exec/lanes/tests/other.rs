@@ -186,6 +186,100 @@ fn combined_comparisons_and_complement() {
     }
 }
 
+fn halves_compared<F: Float>(format: super::float::Format, packed: Ty, one: u64) {
+    let edges = format.edges();
+    let pairs: Vec<Vec<u64>> = product(&[&edges, &edges]);
+    let shifted = pairs.iter().cycle().skip(7);
+    let cases: Vec<Vec<u64>> = pairs
+        .iter()
+        .zip(shifted)
+        .enumerate()
+        .map(|(i, (low, high))| vec![low[0] | high[0] << 16, low[1] | high[1] << 16, i as u64 & 1])
+        .collect();
+    for (cmp, rule) in ORDERED {
+        let half = |case: &[u64], shift: u32| {
+            let number = |i: usize| value::<F>(case[i] >> shift);
+            rule(number(0).partial_cmp(&number(1)))
+        };
+        let op = setp(cmp, packed, None);
+        let shape = Shape::new(op, &[Class::Pred; 2], &[Class::B32; 2]);
+        for chunk in cases.chunks_exact(32) {
+            let results = shape.agree(chunk);
+            for (lane, case) in chunk.iter().enumerate() {
+                let want = (u64::from(half(case, 0)), u64::from(half(case, 16)));
+                let got = (results[0][lane], results[1][lane]);
+                assert_eq!(got, want, "setp.{cmp:?}.{packed:?} {case:x?}");
+            }
+        }
+        for (to, truth) in [(packed, one), (Ty::U32, 0xffff)] {
+            let combine = Some(BoolOp::Xor);
+            let op = Op::Set {
+                cmp,
+                to,
+                ty: packed,
+                combine,
+                ftz: false,
+            };
+            let src = [Class::B32, Class::B32, Class::Pred];
+            Shape::new(op, &[Class::B32], &src).check(32, cases.clone(), |case| {
+                let half = |shift| {
+                    let holds = half(case, shift) != (case[2] == 1);
+                    if holds { truth << shift } else { 0 }
+                };
+                half(0) | half(16)
+            });
+        }
+    }
+}
+
+#[test]
+fn packed_comparisons() {
+    halves_compared::<Half>(F16, Ty::F16x2, 0x3c00);
+    halves_compared::<BFloat>(BF16, Ty::BF16x2, 0x3f80);
+}
+
+/// Every destination type, with and without a third operand.
+#[test]
+fn set_to_every_type() {
+    for (to, truth, bits) in [
+        (Ty::U16, 0xffff, 16),
+        (Ty::S32, 0xffff_ffff, 32),
+        (Ty::F16, 0x3c00, 16),
+        (Ty::BF16, 0x3f80, 16),
+    ] {
+        for (combine, rule) in [
+            (None, 0b1100),
+            (Some(BoolOp::And), 0b1000),
+            (Some(BoolOp::Or), 0b1110),
+            (Some(BoolOp::Xor), 0b0110),
+        ] {
+            let edges = F16.edges();
+            let op = Op::Set {
+                cmp: Cmp::Ltu,
+                to,
+                ty: Ty::F16,
+                combine,
+                ftz: true,
+            };
+            let src = [Class::B32, Class::B32, Class::Pred];
+            let shape = Shape::new(op, &[Class::B32], &src);
+            shape.check(bits, product(&[&edges, &edges, &[0, 1]]), |case| {
+                let flushed = |x: u64| if x & 0x7c00 == 0 { x & 0x8000 } else { x };
+                let number = |i: usize| value::<Half>(flushed(case[i]));
+                let less = !matches!(
+                    number(0).partial_cmp(&number(1)),
+                    Some(std::cmp::Ordering::Equal | std::cmp::Ordering::Greater)
+                );
+                if rule >> (u64::from(less) * 2 + case[2]) & 1 != 0 {
+                    truth
+                } else {
+                    0
+                }
+            });
+        }
+    }
+}
+
 #[test]
 fn set_and_select() {
     let values = [0, 1, u64::MAX];
@@ -194,6 +288,7 @@ fn set_and_select() {
             cmp: Cmp::Lt,
             to,
             ty: Ty::S32,
+            combine: None,
             ftz: false,
         };
         let shape = Shape::new(op, &[Class::B32], &[Class::B32; 2]);
@@ -223,7 +318,15 @@ fn set_and_select() {
             cases,
             |case| if case[2] == 1 { case[0] } else { case[1] },
         );
-        let slct = Shape::new(Op::Slct(ty, Ty::S32), &[class], &[class, class, Class::B32]);
+        let slct = Shape::new(
+            Op::Slct {
+                ty,
+                by: Ty::S32,
+                ftz: false,
+            },
+            &[class],
+            &[class, class, Class::B32],
+        );
         slct.check(
             bits,
             product(&[&[5], &[6], &[0, 1, 0x7fff_ffff, 0x8000_0000]]),
@@ -231,7 +334,15 @@ fn set_and_select() {
                 if case[2] < 0x8000_0000 { 5 } else { 6 }
             },
         );
-        let slct = Shape::new(Op::Slct(ty, Ty::F32), &[class], &[class, class, Class::B32]);
+        let slct = Shape::new(
+            Op::Slct {
+                ty,
+                by: Ty::F32,
+                ftz: false,
+            },
+            &[class],
+            &[class, class, Class::B32],
+        );
         let floats = [0.0f32, -0.0, 1.0, -1.0, f32::NAN].map(|x| u64::from(x.to_bits()));
         slct.check(bits, product(&[&[5], &[6], &floats]), |case| {
             let minus_one = u64::from((-1f32).to_bits());
@@ -242,6 +353,15 @@ fn set_and_select() {
                 5
             }
         });
+        for (ftz, chosen) in [(false, 6), (true, 5)] {
+            let op = Op::Slct {
+                ty,
+                by: Ty::F32,
+                ftz,
+            };
+            let slct = Shape::new(op, &[class], &[class, class, Class::B32]);
+            slct.check(bits, [vec![5, 6, 0x8000_0001]], |_| chosen);
+        }
     }
 }
 
