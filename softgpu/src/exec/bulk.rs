@@ -19,7 +19,7 @@ use super::split::Wait;
 use super::transfer::{Coordinates, Destination, LaneCopy, Place, Source, Target, Transfer};
 use super::warp::{Step, Warp};
 use crate::error::FaultKind;
-use crate::ir::{BulkDir, BulkDone, BulkOp, Instr, RmwOp, Space, Ty};
+use crate::ir::{BulkDir, BulkDone, BulkOp, Class, Instr, Operand, RmwOp, Space, Ty};
 use crate::mem::Access;
 use crate::tensor::map::{self, DataType, TensorMap};
 use crate::tensor::reduce::{ReduceOp, Reduction};
@@ -35,7 +35,7 @@ fn illegal(what: String) -> FaultKind {
 }
 
 /// The reduction of a PTX operation on an element type.
-fn reduction(op: RmwOp, ty: DataType) -> Result<Reduction, FaultKind> {
+pub(super) fn reduction(op: RmwOp, ty: DataType) -> Result<Reduction, FaultKind> {
     let op = match op {
         RmwOp::Add => ReduceOp::Add,
         RmwOp::Min => ReduceOp::Min,
@@ -52,7 +52,7 @@ fn reduction(op: RmwOp, ty: DataType) -> Result<Reduction, FaultKind> {
     Reduction::new(op, ty)
 }
 
-fn data_type(ty: Ty) -> Result<DataType, FaultKind> {
+pub(super) fn data_type(ty: Ty) -> Result<DataType, FaultKind> {
     Ok(match ty {
         Ty::U32 | Ty::B32 => DataType::U32,
         Ty::S32 => DataType::S32,
@@ -135,12 +135,18 @@ impl Lane<'_> {
     fn targets(
         &self,
         (to, mbarrier): (usize, usize),
-        bytes: u32,
+        (bytes, align): (u32, u32),
         mask: Option<usize>,
     ) -> Result<SmallVec<[Target; 2]>, FaultKind> {
-        let place = self.shared(to, bytes, 16)?;
+        let place = self.shared(to, bytes, align)?;
         let mbarrier = self.shared(mbarrier, 8, 8)?;
         let Some(mask) = mask else {
+            if place.0 != mbarrier.0 {
+                return Err(illegal(format!(
+                    "asynchronous copy into CTA {} of the cluster with an mbarrier of CTA {}",
+                    place.0, mbarrier.0
+                )));
+            }
             return Ok(smallvec![Target { place, mbarrier }]);
         };
         let mask = self.value(mask) as u16;
@@ -176,7 +182,7 @@ impl Lane<'_> {
                 let last = 2 + usize::from(rank);
                 let mask = multicast.then_some(last + 1);
                 let bytes = u32::try_from(map.box_bytes()).unwrap_or(u32::MAX);
-                let targets = self.targets((0, last), bytes, mask)?;
+                let targets = self.targets((0, last), (bytes, 16), mask)?;
                 let at = self.coordinates(2, rank);
                 let load = Transfer::Load {
                     source: Source::Tensor { map, at },
@@ -201,12 +207,39 @@ impl Lane<'_> {
                 };
                 Ok((store, BulkDone::BulkGroup))
             }
+            BulkOp::StoreAsync { ty, vec } => {
+                Ok((self.values(ty, usize::from(vec), None)?, BulkDone::Mbarrier))
+            }
+            BulkOp::ReduceAsync { op, ty } => {
+                let reduction = reduction(op, data_type(ty)?)?;
+                Ok((self.values(ty, 1, Some(reduction))?, BulkDone::Mbarrier))
+            }
             BulkOp::Prefetch | BulkOp::CommitGroup | BulkOp::WaitGroup { .. } => {
                 Err(FaultKind::Internal {
                     what: format!("{op:?} has no transfer"),
                 })
             }
         }
+    }
+
+    /// `st.async` and `red.async`: `vec` values of registers.
+    fn values(
+        &self,
+        ty: Ty,
+        vec: usize,
+        reduction: Option<Reduction>,
+    ) -> Result<Transfer, FaultKind> {
+        let size = ty.bytes() as usize;
+        let mut data = SmallVec::new();
+        for index in 1..=vec {
+            data.extend_from_slice(&self.value(index).to_le_bytes()[..size]);
+        }
+        let bytes = data.len() as u32;
+        Ok(Transfer::Load {
+            targets: self.targets((0, 1 + vec), (bytes, bytes), None)?,
+            source: Source::Value(data),
+            reduction,
+        })
     }
 
     fn linear(
@@ -222,7 +255,7 @@ impl Lane<'_> {
                     address: self.global(1)?,
                     bytes,
                 },
-                targets: self.targets((0, 3), bytes, mask)?,
+                targets: self.targets((0, 3), (bytes, 16), mask)?,
                 reduction: None,
             },
             BulkDir::SharedToCluster => Transfer::Load {
@@ -230,7 +263,7 @@ impl Lane<'_> {
                     place: self.shared(1, bytes, 16)?,
                     bytes,
                 },
-                targets: self.targets((0, 3), bytes, None)?,
+                targets: self.targets((0, 3), (bytes, 16), None)?,
                 reduction,
             },
             BulkDir::SharedToGlobal => Transfer::Store {
@@ -243,6 +276,14 @@ impl Lane<'_> {
                 staged: None,
             },
         })
+    }
+}
+
+fn is_predicate(operand: Option<&Operand>) -> bool {
+    match operand {
+        Some(Operand::Reg(reg)) => reg.class == Class::Pred,
+        Some(Operand::NotPred(_)) => true,
+        _ => false,
     }
 }
 
@@ -306,6 +347,8 @@ impl Warp {
         for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
             let fault = |kind| LaneFault { lane, kind };
             let value = |index: usize| self.regs.operand_u64(&instr.src[index], lane);
+            // The optional third operand: how many bytes to read, or a predicate to read none.
+            let ignores = is_predicate(instr.src.get(2));
             let address = value(0).wrapping_add_signed(dst_offset) & 0xffff_ffff;
             let to = shared_place(env, self.rank, (address, bytes)).map_err(fault)?;
             let from = value(1).wrapping_add_signed(src_offset);
@@ -315,10 +358,17 @@ impl Warp {
                     return Err(fault(FaultKind::MisalignedAddress { address, align }));
                 }
             }
-            let read = instr
-                .src
-                .get(2)
-                .map_or(bytes, |_| (value(2) as u32).min(bytes));
+            let read = match instr.src.get(2) {
+                None => bytes,
+                Some(operand) if ignores => {
+                    bytes * (1 - (self.regs.operand_pred(operand) >> lane & 1))
+                }
+                Some(_) => value(2) as u32,
+            };
+            if read > bytes {
+                let what = format!("cp.async of {bytes} bytes with a source size of {read}");
+                return Err(fault(illegal(what)));
+            }
             lanes.push(LaneCopy {
                 to,
                 from,

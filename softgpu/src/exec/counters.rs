@@ -6,7 +6,7 @@
 
 use std::ops::AddAssign;
 
-use crate::ir::{Instr, MbarOp, Op, Order, Space, Special};
+use crate::ir::{Instr, MbarOp, Multimem, Op, Order, Space, Special};
 
 /// Classes of warp instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -141,9 +141,15 @@ impl AddAssign<&Self> for Counters {
 /// The class of an instruction.
 fn class(op: &Op) -> InstrClass {
     match op {
-        Op::Ld(_) | Op::Ldmatrix { .. } => InstrClass::Load,
-        Op::St(_) | Op::Stmatrix { .. } => InstrClass::Store,
-        Op::Atom(..) => InstrClass::Atomic,
+        Op::Ld(_) | Op::Ldmatrix { .. } | Op::Multimem(Multimem::LoadReduce { .. }, _) => {
+            InstrClass::Load
+        }
+        Op::St(_)
+        | Op::Stmatrix { .. }
+        | Op::Multimem(Multimem::Store, _)
+        | Op::TensormapReplace { .. }
+        | Op::TensormapCopy => InstrClass::Store,
+        Op::Atom(..) | Op::Multimem(Multimem::Reduce(_), _) => InstrClass::Atomic,
         Op::Bra(_)
         | Op::BrxIdx(_)
         | Op::Exit
@@ -187,8 +193,11 @@ fn has_effect(instr: &Instr) -> bool {
         Op::St(access) => access.space != Space::Local,
         Op::Atom(..) => instr.dst.is_empty(),
         Op::Mbarrier(MbarOp::Wait { .. } | MbarOp::PendingCount, ..) => false,
+        Op::Multimem(form, _) => !matches!(form, Multimem::LoadReduce { .. }),
         Op::Mbarrier(..)
         | Op::Stmatrix { .. }
+        | Op::TensormapReplace { .. }
+        | Op::TensormapCopy
         | Op::CpAsync { .. }
         | Op::CpAsyncCommit
         | Op::Bulk(_)
@@ -210,6 +219,7 @@ pub(super) fn is_poll(instr: &Instr) -> bool {
             access.order != Order::Weak && !matches!(access.space, Space::Local | Space::Param)
         }
         Op::Atom(..) => !instr.dst.is_empty(),
+        Op::Multimem(Multimem::LoadReduce { .. }, access) => access.order != Order::Weak,
         Op::Mbarrier(
             MbarOp::Wait {
                 try_wait: false, ..

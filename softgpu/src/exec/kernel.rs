@@ -320,6 +320,10 @@ fn is_machine(op: &Op) -> bool {
             | Op::Fence(_)
             | Op::Mbarrier(..)
             | Op::Bulk(_)
+            | Op::Multimem(..)
+            | Op::Createpolicy(_)
+            | Op::TensormapReplace { .. }
+            | Op::TensormapCopy
             | Op::Wgmma(_)
             | Op::WgmmaCommit
             | Op::WgmmaWait(_)

@@ -110,6 +110,18 @@ impl Warp {
         let Site { instr, at, mask } = site;
         let finished = |done, wait| if done { Step::Next } else { Step::Wait(wait) };
         match &instr.op {
+            Op::Multimem(form, access) => self.multimem(ctx, site, (*form, *access)),
+            Op::TensormapReplace {
+                field,
+                space,
+                offset,
+            } => self.tensormap_replace(ctx, site, (*field, *space, *offset)),
+            Op::TensormapCopy => self.tensormap_copy(ctx, site),
+            Op::Createpolicy(policy) => {
+                let dst = Slot(instr.dst[0].slot);
+                self.regs.write64(dst, mask, &[*policy; 32]);
+                Ok(Step::Next)
+            }
             Op::Bulk(op) => self.bulk(env, st, ctx, (instr, mask, *op)),
             Op::CpAsync {
                 bytes,
@@ -348,6 +360,7 @@ fn is_aligned(op: &Op) -> bool {
             | Op::WgmmaWait(_)
             | Op::Ldmatrix { .. }
             | Op::Stmatrix { .. }
+            | Op::TensormapCopy
     )
 }
 

@@ -26,9 +26,20 @@ pub(super) type Coordinates = SmallVec<[i32; 5]>;
 /// Where a load takes its bytes from.
 #[derive(Debug, Clone)]
 pub(super) enum Source {
-    Global { address: u64, bytes: u32 },
-    Tensor { map: TensorMap, at: Coordinates },
-    Shared { place: Place, bytes: u32 },
+    Global {
+        address: u64,
+        bytes: u32,
+    },
+    Tensor {
+        map: TensorMap,
+        at: Coordinates,
+    },
+    Shared {
+        place: Place,
+        bytes: u32,
+    },
+    /// Values of registers, little-endian.
+    Value(SmallVec<[u8; 16]>),
 }
 
 /// Where a store puts its bytes.
@@ -151,7 +162,7 @@ impl Global for Memory {
     clippy::cast_possible_truncation,
     reason = "elements sit in the low bits of the word"
 )]
-fn combine_element(host: *mut u8, size: usize, operand: u64, reduction: Reduction) {
+pub(super) fn combine_element(host: *mut u8, size: usize, operand: u64, reduction: Reduction) {
     let order = (Ordering::Relaxed, Ordering::Relaxed);
     match size {
         2 => {
@@ -259,7 +270,10 @@ impl Transfer {
             Self::Copies(lanes) => {
                 for lane in lanes.iter() {
                     let mut bytes = [0; 16];
-                    Memory::of(env).read(lane.from, &mut bytes[..lane.read as usize])?;
+                    // A copy that reads nothing may name any address.
+                    if lane.read != 0 {
+                        Memory::of(env).read(lane.from, &mut bytes[..lane.read as usize])?;
+                    }
                     with_range(env, lane.to, lane.bytes, |to| {
                         to.copy_from_slice(&bytes[..lane.bytes as usize]);
                         Ok(())
@@ -290,13 +304,25 @@ fn deliver(
         Source::Shared { place: from, bytes } => {
             let data = with_range(env, *from, *bytes, |from| Ok(from.to_vec()))?;
             with_range(env, place, *bytes, |to| {
-                match reduction {
-                    Some(reduction) => reduction.row(to, &data),
-                    None => to.copy_from_slice(&data),
-                }
+                put(to, &data, reduction);
                 Ok(*bytes)
             })
         }
+        Source::Value(data) => {
+            let bytes = u32::try_from(data.len()).unwrap_or(0);
+            with_range(env, place, bytes, |to| {
+                put(to, data, reduction);
+                Ok(bytes)
+            })
+        }
+    }
+}
+
+/// Puts bytes into shared memory, or combines them with what is there.
+fn put(to: &mut [u8], data: &[u8], reduction: Option<Reduction>) {
+    match reduction {
+        Some(reduction) => reduction.row(to, data),
+        None => to.copy_from_slice(data),
     }
 }
 

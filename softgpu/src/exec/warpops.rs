@@ -304,9 +304,9 @@ impl Warp {
 fn address_operation(op: &Op, address: u64, (rank, own): (Option<u64>, u32)) -> u64 {
     let low = address as u32;
     match op {
-        Op::Mapa { wide } => {
+        Op::Mapa { generic, .. } => {
             let mapped = map_shared(low, rank.unwrap_or(0) as u32);
-            if *wide {
+            if *generic {
                 SHARED_WINDOW | u64::from(mapped)
             } else {
                 mapped.into()

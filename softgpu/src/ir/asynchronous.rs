@@ -85,6 +85,22 @@ pub enum BulkDir {
     SharedToCluster,
 }
 
+/// The forms of `multimem`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Multimem {
+    /// `ld_reduce`.
+    LoadReduce {
+        /// Operation.
+        op: RmwOp,
+        /// `.acc::f32`.
+        wide: bool,
+    },
+    /// `st`.
+    Store,
+    /// `red`.
+    Reduce(RmwOp),
+}
+
 /// Completion mechanism of a bulk operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names are those of the PTX ISA")]
@@ -126,6 +142,20 @@ pub enum BulkOp {
         dir: BulkDir,
         /// Completion.
         done: BulkDone,
+        /// Operation.
+        op: RmwOp,
+        /// Element type.
+        ty: Ty,
+    },
+    /// `st.async`: `src` = dst address, values, mbarrier.
+    StoreAsync {
+        /// Element type.
+        ty: Ty,
+        /// Number of values.
+        vec: u8,
+    },
+    /// `red.async`: `src` = dst address, value, mbarrier.
+    ReduceAsync {
         /// Operation.
         op: RmwOp,
         /// Element type.

@@ -15,7 +15,7 @@ pub mod lower;
 
 pub use arith::{Arith, FloatClass};
 pub use asynchronous::{
-    BulkDir, BulkDone, BulkOp, FenceKind, MbarOp, MmaTy, TensormapField, Wgmma,
+    BulkDir, BulkDone, BulkOp, FenceKind, MbarOp, MmaTy, Multimem, TensormapField, Wgmma,
 };
 pub use control::{
     Builtin, CallSite, Callee, Calls, FUNCTION_WINDOW, Routine, Stack, Transfer, function_address,
@@ -511,7 +511,8 @@ pub enum Op {
     St(Access),
     /// `atom` and `red`: `dst` = old value(s), empty for `red`; `src` = address, b [, c for cas].
     Atom(RmwOp, Access),
-    /// `cp.async`: `src` = dst (shared), src (global) [, src-size]. Size in bytes.
+    /// `cp.async`: `src` = dst (shared), src (global) [, src-size or the predicate ignore-src].
+    /// Size in bytes.
     CpAsync {
         /// 4, 8 or 16.
         bytes: u32,
@@ -526,6 +527,13 @@ pub enum Op {
     CpAsyncWait(u32),
     /// `prefetch`, `prefetchu`, `applypriority`, `discard`: no effect. `src` = address.
     Prefetch,
+    /// `createpolicy`: the policy is opaque and without effect.
+    Createpolicy(u64),
+    /// `multimem`: `dst` = what `ld_reduce` loads; `src` = address [, values].
+    Multimem(Multimem, Access),
+    /// `tensormap.cp_fenceproxy`: `src` = destination (global), source (shared), both with their
+    /// offsets added. Copies 128 bytes once for the warp.
+    TensormapCopy,
     /// `cvta` between a window and generic: `dst`, `src`; identity for global, const.
     Cvta {
         /// The non-generic space.
@@ -535,10 +543,12 @@ pub enum Op {
     },
     /// `isspacep.space`: `dst` = predicate.
     Isspacep(Space),
-    /// `mapa`: `src` = address, CTA rank; `wide` for 64-bit generic addresses.
+    /// `mapa`: `src` = address, CTA rank.
     Mapa {
-        /// Generic 64-bit form.
+        /// 64-bit addresses.
         wide: bool,
+        /// Generic addresses rather than shared ones.
+        generic: bool,
     },
     /// `getctarank`.
     Getctarank {

@@ -13,6 +13,7 @@
 //! unmapped page follows, so an overrun faults.
 
 mod alloc;
+mod multicast;
 mod pages;
 mod ranges;
 mod span;
@@ -28,6 +29,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::{Mutex, RwLock};
 
 pub use alloc::Peer;
+pub use multicast::{Replica, Unicast};
 use pages::{PAGE_BITS, PageTable};
 use ranges::Ranges;
 pub use span::{Span, Width};
@@ -186,6 +188,7 @@ pub struct AddressSpace {
     usage: Arc<Usage>,
     next_id: AtomicU64,
     registered: RwLock<BTreeMap<u64, Region>>,
+    multicast: multicast::Windows,
     state: Mutex<State>,
 }
 
@@ -232,6 +235,7 @@ impl AddressSpace {
             usage: Arc::default(),
             next_id: AtomicU64::new(1),
             registered: RwLock::default(),
+            multicast: multicast::Windows::default(),
             state: Mutex::new(State {
                 arenas: HashMap::new(),
                 blocks: BTreeMap::new(),

@@ -227,6 +227,12 @@ impl Parser<'_> {
             Operand::Address(base, offset)
         };
         self.expect(b']')?;
+        // `[address].unified`: a hint.
+        if let Tok::Directive(name) = self.token.tok
+            && self.name(name) == ".unified"
+        {
+            self.advance()?;
+        }
         Ok(operand)
     }
 }

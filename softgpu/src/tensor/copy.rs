@@ -260,7 +260,13 @@ impl<'a> BoxCopy<'a> {
                 let (within, after) = rest.split_at_mut(self.inside.len());
                 fill(self.map, before);
                 fill(self.map, after);
-                global.read(self.first_inside(address), within)
+                global.read(self.first_inside(address), within)?;
+                if let Some(convert) = self.map.data_type().converts() {
+                    for element in within.as_chunks_mut().0 {
+                        *element = convert(u32::from_le_bytes(*element)).to_le_bytes();
+                    }
+                }
+                Ok(())
             }
             _ => {
                 fill(self.map, out);

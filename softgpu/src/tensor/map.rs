@@ -41,10 +41,13 @@ pub enum DataType {
     F32,
     F64,
     BF16,
+    F32Ftz,
+    TF32,
+    TF32Ftz,
 }
 
 impl DataType {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 13] = [
         Self::U8,
         Self::U16,
         Self::U32,
@@ -55,15 +58,38 @@ impl DataType {
         Self::F32,
         Self::F64,
         Self::BF16,
+        Self::F32Ftz,
+        Self::TF32,
+        Self::TF32Ftz,
     ];
+
+    /// The types in the order in which `tensormap.replace` numbers them.
+    const BY_ELEMTYPE: [Self; 13] = [
+        Self::U8,
+        Self::U16,
+        Self::U32,
+        Self::S32,
+        Self::U64,
+        Self::S64,
+        Self::F16,
+        Self::F32,
+        Self::F32Ftz,
+        Self::F64,
+        Self::BF16,
+        Self::TF32,
+        Self::TF32Ftz,
+    ];
+
+    /// The driver's number of this type.
+    fn raw(self) -> u64 {
+        let index = Self::ALL.iter().position(|&ty| ty == self);
+        index.unwrap_or(0) as u64
+    }
 
     fn from_raw(raw: u32) -> Result<Self, TensorMapError> {
         let unsupported = |what| Err(TensorMapError::Unsupported { what });
         match raw {
-            0..=9 => Ok(Self::ALL[raw as usize]),
-            10 => unsupported("data type FLOAT32_FTZ"),
-            11 => unsupported("data type TFLOAT32"),
-            12 => unsupported("data type TFLOAT32_FTZ"),
+            0..=12 => Ok(Self::ALL[raw as usize]),
             13..=15 => unsupported("packed 4- and 6-bit data types"),
             _ => Err(TensorMapError::Enum {
                 name: "data type",
@@ -78,7 +104,7 @@ impl DataType {
         match self {
             Self::U8 => 1,
             Self::U16 | Self::F16 | Self::BF16 => 2,
-            Self::U32 | Self::S32 | Self::F32 => 4,
+            Self::U32 | Self::S32 | Self::F32 | Self::F32Ftz | Self::TF32 | Self::TF32Ftz => 4,
             Self::U64 | Self::S64 | Self::F64 => 8,
         }
     }
@@ -86,8 +112,48 @@ impl DataType {
     /// Whether values are floating-point numbers.
     #[must_use]
     pub const fn is_float(self) -> bool {
-        matches!(self, Self::F16 | Self::F32 | Self::F64 | Self::BF16)
+        !matches!(
+            self,
+            Self::U8 | Self::U16 | Self::U32 | Self::S32 | Self::U64 | Self::S64
+        )
     }
+
+    /// What a load delivers for the bits of one element in memory, or `None` if they stay.
+    ///
+    /// The `_FTZ` types flush subnormals, keeping the sign. The TF32 types round to a mantissa of
+    /// 10 bits, to nearest even; the documentation names the conversion and not its rounding.
+    #[must_use]
+    pub const fn converts(self) -> Option<fn(u32) -> u32> {
+        match self {
+            Self::F32Ftz => Some(flush),
+            Self::TF32 => Some(round_tf32),
+            Self::TF32Ftz => Some(|bits| round_tf32(flush(bits))),
+            _ => None,
+        }
+    }
+}
+
+const fn flush(bits: u32) -> u32 {
+    if bits & 0x7f80_0000 == 0 {
+        bits & 0x8000_0000
+    } else {
+        bits
+    }
+}
+
+const fn round_tf32(bits: u32) -> u32 {
+    const LOW: u32 = (1 << 13) - 1;
+    if bits & 0x7f80_0000 == 0x7f80_0000 {
+        // Infinities stay; a NaN stays one although its low bits go.
+        let quiet = if bits & 0x007f_ffff == 0 {
+            0
+        } else {
+            0x0040_0000
+        };
+        return (bits | quiet) & !LOW;
+    }
+    let half_less_one = LOW / 2 + (bits >> 13 & 1);
+    bits.wrapping_add(half_less_one) & !LOW
 }
 
 /// What elements outside of the tensor read as.
@@ -176,6 +242,12 @@ pub enum TensorMapError {
         index: usize,
         /// The value given.
         value: u32,
+    },
+    /// `tensormap.replace` with a value that the field cannot have, or of a field that is none.
+    #[error("tensor map: the field cannot be {value:#x}")]
+    Value {
+        /// The value given.
+        value: u64,
     },
     /// NaN fill of an integer tensor.
     #[error("tensor map: NaN fill needs a floating-point data type")]
@@ -312,8 +384,7 @@ impl TensorMap {
     pub fn encode(&self) -> [u8; BYTES] {
         let mut bytes = [0; BYTES];
         bytes[..8].copy_from_slice(&MAGIC);
-        let data_type = DataType::ALL.iter().position(|&ty| ty == self.data_type);
-        bytes[8] = low_byte(data_type.unwrap_or(0) as u64);
+        bytes[8] = low_byte(self.data_type.raw());
         bytes[9] = low_byte(self.rank as u64);
         bytes[11] = match self.swizzle {
             Swizzle::None => 0,
@@ -492,6 +563,16 @@ pub enum Field {
     BoxDimension(usize),
     /// `.element_stride`, index 0 to 4.
     ElementStride(usize),
+    /// `.rank`; the value is the rank less one.
+    Rank,
+    /// `.elemtype`, numbered as in PTX.
+    DataType,
+    /// `.interleave_layout`.
+    Interleave,
+    /// `.swizzle_mode`.
+    Swizzle,
+    /// `.fill_mode`.
+    Fill,
 }
 
 impl Field {
@@ -503,7 +584,29 @@ impl Field {
             Self::Stride(i) if i < 4 => Some((64 + 8 * i, 8)),
             Self::BoxDimension(i) if i < 5 => Some((96 + 2 * i, 2)),
             Self::ElementStride(i) if i < 5 => Some((106 + i, 1)),
+            Self::DataType => Some((8, 1)),
+            Self::Rank => Some((9, 1)),
+            Self::Interleave => Some((10, 1)),
+            Self::Swizzle => Some((11, 1)),
+            Self::Fill => Some((13, 1)),
             _ => None,
+        }
+    }
+
+    /// What the encoding stores for a value of `tensormap.replace`.
+    fn stored(self, value: u64) -> Option<u64> {
+        match self {
+            Self::Rank => value.checked_add(1).filter(|&rank| rank <= MAX_RANK as u64),
+            Self::DataType => {
+                let index = usize::try_from(value).ok()?;
+                // The packed types keep their number, and are refused where the map is used.
+                let known = DataType::BY_ELEMTYPE.get(index);
+                known.map(|ty| ty.raw()).or((index < 16).then_some(value))
+            }
+            Self::Interleave => Some(value).filter(|&v| v <= 2),
+            Self::Swizzle => Some(value).filter(|&v| v <= 3),
+            Self::Fill => Some(value).filter(|&v| v <= 1),
+            _ => Some(value),
         }
     }
 }
@@ -512,16 +615,19 @@ impl Field {
 /// since a sequence of replacements may pass through an invalid one.
 ///
 /// # Errors
-/// `NotATensorMap` when `bytes` hold no map or have no such field, or the value does not fit it.
+/// `NotATensorMap` when `bytes` hold no map, `Value` when there is no such field or the value does
+/// not fit it.
 pub fn replace(bytes: &mut [u8; BYTES], field: Field, value: u64) -> Result<(), TensorMapError> {
-    let fits = match field.place() {
+    if bytes[..8] != MAGIC {
+        return Err(TensorMapError::NotATensorMap);
+    }
+    let stored = field.stored(value);
+    let fits = |value: &u64| match field.place() {
         Some((_, size)) => size == 8 || value >> (8 * size) == 0,
         None => false,
     };
-    if bytes[..8] != MAGIC || !fits {
-        return Err(TensorMapError::NotATensorMap);
-    }
-    write_field(bytes, field, value);
+    let stored = stored.filter(fits).ok_or(TensorMapError::Value { value })?;
+    write_field(bytes, field, stored);
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Every documented rule of `cuTensorMapEncodeTiled` refuses, and maps survive plain memory.
 
-use super::map::{BYTES, Field, TensorMap, TensorMapError, TiledArguments, replace};
+use super::map::{BYTES, DataType, Field, TensorMap, TensorMapError, TiledArguments, replace};
 
 const VALID: TiledArguments<'static> = TiledArguments {
     data_type: 9,
@@ -123,7 +123,7 @@ fn every_enumeration_refuses() {
         );
     }
     for change in [
-        (|a| a.data_type = 11) as fn(&mut TiledArguments<'static>),
+        (|a| a.data_type = 13) as fn(&mut TiledArguments<'static>),
         |a| a.interleave = 2,
         |a| a.swizzle = 4,
     ] {
@@ -138,7 +138,7 @@ fn maps_round_trip_through_memory() {
     assert_eq!(TensorMap::decode(&map.encode()), Ok(map));
     assert_eq!(map.counts(), [64, 128, 1, 1, 1]);
     assert_eq!(map.box_bytes(), 128 * 128);
-    for (data_type, rank, swizzle) in (0..10).flat_map(|t| (1..=3).map(move |r| (t, r, t % 4))) {
+    for (data_type, rank, swizzle) in (0..13).flat_map(|t| (1..=3).map(move |r| (t, r, t % 4))) {
         let args = TiledArguments {
             data_type,
             rank,
@@ -178,4 +178,85 @@ fn replace_edits_one_field() {
     assert!(replace(&mut bytes, Field::Stride(4), 16).is_err());
     assert!(replace(&mut bytes, Field::ElementStride(0), 256).is_err());
     assert!(replace(&mut [0; BYTES], Field::Address, 16).is_err());
+}
+
+#[test]
+fn replace_numbers_as_ptx_does() {
+    let plain = TiledArguments {
+        fill: 0,
+        swizzle: 0,
+        ..VALID
+    };
+    let mut bytes = TensorMap::tiled(&plain).unwrap().encode();
+    for (field, value) in [
+        (Field::Rank, 1),     // one less than the rank
+        (Field::DataType, 7), // f32
+        (Field::BoxDimension(0), 8),
+        (Field::ElementStride(1), 3),
+        (Field::Swizzle, 1),
+        (Field::Fill, 1),
+        (Field::Interleave, 0),
+    ] {
+        replace(&mut bytes, field, value).unwrap();
+    }
+    let expected = TensorMap::tiled(&TiledArguments {
+        rank: 2,
+        data_type: 7,
+        box_dims: &[8, VALID.box_dims[1]],
+        element_strides: &[1, 3],
+        swizzle: 1,
+        fill: 1,
+        ..plain
+    });
+    assert_eq!(TensorMap::decode(&bytes).map(|map| map.rank()), Ok(2));
+    let found = TensorMap::decode(&bytes).unwrap();
+    assert_eq!(found.strides()[0], VALID.strides[0]);
+    let expected = expected.unwrap();
+    assert_eq!(found.data_type(), expected.data_type());
+    assert_eq!(found.box_bytes(), expected.box_bytes());
+    assert_eq!(found.fill(), expected.fill());
+    assert_eq!(found.swizzle(), expected.swizzle());
+    // PTX's number and the driver's of the types that both have.
+    for (ptx, driver) in [(8, 10), (9, 8), (10, 9), (11, 11), (12, 12)] {
+        replace(&mut bytes, Field::DataType, ptx).unwrap();
+        let other = TensorMap::tiled(&TiledArguments {
+            data_type: driver,
+            box_dims: &[4, 1, 1],
+            ..plain
+        });
+        assert_eq!(u32::from(bytes[8]), driver, "{other:?}");
+    }
+    for (field, value) in [
+        (Field::Rank, 5),
+        (Field::DataType, 16),
+        (Field::Swizzle, 4),
+        (Field::Fill, 2),
+        (Field::Interleave, 3),
+        (Field::BoxDimension(5), 1),
+    ] {
+        let broken = Err(TensorMapError::Value { value });
+        assert_eq!(replace(&mut bytes, field, value), broken, "{field:?}");
+    }
+}
+
+#[test]
+fn float_types_convert_on_load() {
+    let convert = |ty: DataType, bits: u32| ty.converts().map_or(bits, |convert| convert(bits));
+    for (ty, from, to) in [
+        (DataType::F32, 0x0000_0001, 0x0000_0001),
+        (DataType::F32Ftz, 0x807f_ffff, 0x8000_0000),
+        (DataType::F32Ftz, 0x0080_0000, 0x0080_0000),
+        // 1 + 2^-11 lies between two tf32 values: to the even one, below and above.
+        (DataType::TF32, 0x3f80_1000, 0x3f80_0000),
+        (DataType::TF32, 0x3f80_3000, 0x3f80_4000),
+        (DataType::TF32, 0x3f80_1001, 0x3f80_2000),
+        (DataType::TF32, 0x3f80_0fff, 0x3f80_0000),
+        (DataType::TF32, 0x0000_2000, 0x0000_2000),
+        (DataType::TF32, 0x7f7f_ffff, 0x7f80_0000),
+        (DataType::TF32, 0xff80_0000, 0xff80_0000),
+        (DataType::TF32, 0x7f80_0001, 0x7fc0_0000),
+        (DataType::TF32Ftz, 0x0000_2000, 0),
+    ] {
+        assert_eq!(convert(ty, from), to, "{ty:?} {from:#x}");
+    }
 }

@@ -40,10 +40,15 @@ impl Reduction {
     /// # Errors
     /// `IllegalInstruction` for a combination that PTX does not have.
     pub fn new(op: ReduceOp, data_type: DataType) -> Result<Self, FaultKind> {
-        use DataType::{BF16, F16, F32, F64, S32, S64, U8, U16, U32, U64};
+        use DataType::{BF16, F16, F32, F32Ftz, F64, S32, S64, TF32, TF32Ftz, U8, U16, U32, U64};
         let valid = match data_type {
             U8 | U16 => false,
-            F32 | F64 => op == ReduceOp::Add,
+            // Sums of TF32 tensors are not documented.
+            TF32 | TF32Ftz => {
+                let what = format!("reduction {op:?} of {data_type:?}");
+                return Err(FaultKind::Unsupported { what });
+            }
+            F32 | F32Ftz | F64 => op == ReduceOp::Add,
             F16 | BF16 => matches!(op, ReduceOp::Add | ReduceOp::Min | ReduceOp::Max),
             U32 => true,
             S32 | U64 | S64 => !matches!(op, ReduceOp::Inc | ReduceOp::Dec),
@@ -69,7 +74,9 @@ impl Reduction {
         let half = |x: u64| x as u16;
         let float = |x: u64| flush(f32::from_bits(word(x)));
         match self.data_type {
-            DataType::F32 => flush(float(memory) + float(operand)).to_bits().into(),
+            DataType::F32 | DataType::F32Ftz | DataType::TF32 | DataType::TF32Ftz => {
+                flush(float(memory) + float(operand)).to_bits().into()
+            }
             DataType::F64 => (f64::from_bits(memory) + f64::from_bits(operand)).to_bits(),
             // One rounding in effect: f32 has more than twice the digits of either type.
             DataType::F16 => {

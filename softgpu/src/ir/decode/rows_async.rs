@@ -127,6 +127,32 @@ fn bulk_reduce(m: &Mods, done: BulkDone) -> Option<Op> {
     ok.then_some(Op::Bulk(BulkOp::Reduce { dir, done, op, ty }))
 }
 
+/// `st.async` into the shared memory of a CTA of the cluster.
+fn store_async(m: &Mods) -> Option<Op> {
+    let (ty, vec) = (m.ty(0), m.vec());
+    let weak = matches!(m.order, None | Some(Order::Weak));
+    let fits = vec <= 4 && u32::from(vec) * ty.bytes() <= 16;
+    let space = matches!(m.space(0), Space::Generic | Space::SharedCluster);
+    (weak && fits && space).then_some(Op::Bulk(BulkOp::StoreAsync { ty, vec }))
+}
+
+fn reduce_async(m: &Mods) -> Option<Op> {
+    let (op, ty) = (m.rmw?, m.ty(0));
+    let exists = match op {
+        RmwOp::Inc | RmwOp::Dec => ty == Ty::U32,
+        RmwOp::Min | RmwOp::Max => matches!(ty, Ty::U32 | Ty::S32),
+        RmwOp::Add => matches!(ty, Ty::U32 | Ty::S32 | Ty::U64 | Ty::S64),
+        RmwOp::And | RmwOp::Or | RmwOp::Xor => ty == Ty::B32,
+        RmwOp::Exch | RmwOp::Cas => false,
+    };
+    let ordered = matches!(
+        (m.order, m.scope),
+        (Some(Order::Relaxed), Some(Scope::Cluster))
+    );
+    (exists && ordered && m.space(0) == Space::SharedCluster)
+        .then_some(Op::Bulk(BulkOp::ReduceAsync { op, ty }))
+}
+
 fn tensor_load(m: &Mods) -> Option<Op> {
     let multicast = m.has("multicast::cluster");
     let legal = direction(m)? == BulkDir::GlobalToShared
@@ -203,6 +229,18 @@ fn tensormap_fence(m: &Mods) -> Option<Op> {
         Order::Acquire => FenceKind::ProxyTensormapAcquire(m.scope?),
         _ => return None,
     }))
+}
+
+/// Fences of one direction that are restricted to operations on shared memory, at cluster scope.
+fn restricted(m: &Mods, kind: fn(Order) -> FenceKind) -> Option<Op> {
+    let order = m.order?;
+    let legal = m.scope == Some(Scope::Cluster)
+        && match order {
+            Order::Acquire => m.has("sync_restrict::shared::cluster"),
+            Order::Release => m.has("sync_restrict::shared::cta"),
+            _ => false,
+        };
+    legal.then_some(Op::Fence(kind(order)))
 }
 
 fn membar(m: &Mods) -> Option<Op> {
@@ -283,6 +321,7 @@ pub(super) const ROWS: &[Row] = &[
     row("mbarrier", ".pending_count .b64",              "du,sq", |_, _| Some(Op::Mbarrier(MbarOp::PendingCount, Space::Shared, 0))),
 
     row("cp", ".async .ca|.cg .shared|.shared::cta .global .L2::cache_hint? .L2::64B|.L2::128B|.L2::256B?", "as,ag,c,su?,h!", |m, f| cp_async(f, m)),
+    row("cp", ".async .ca|.cg .shared|.shared::cta .global .L2::cache_hint? .L2::64B|.L2::128B|.L2::256B?", "as,ag,c,sp,h!", |m, f| cp_async(f, m)),
     row("cp", ".async .commit_group",                   "", |_, _| Some(Op::CpAsyncCommit)),
     row("cp", ".async .wait_group",                     "c", |_, f| Some(Op::CpAsyncWait(u32::try_from(f.imm(0)).ok()?))),
     row("cp", ".async .wait_all",                       "", |_, _| Some(Op::CpAsyncWait(0))),
@@ -303,12 +342,21 @@ pub(super) const ROWS: &[Row] = &[
     row("cp", ".reduce .async .bulk @space @space .mbarrier::complete_tx::bytes @rmw :u32|s32|u64|s64|b32|b64", "f0,f1,su,fs", |m, _| bulk_reduce(m, BulkDone::Mbarrier)),
     row("cp", ".reduce .async .bulk @space @space .bulk_group .L2::cache_hint? @rmw .noftz? :u32|s32|u64|s64|b32|b64|f32|f64|f16|bf16", "f0,f1,su,h!", |m, _| bulk_reduce(m, BulkDone::BulkGroup)),
 
+    row("st", ".async @sem? @space .mbarrier::complete_tx::bytes @vec? :b32|u32|s32|f32|b64|u64|s64|f64", "f0,v0,fs", |m, _| store_async(m)),
+    row("st", ".async @sem? .mbarrier::complete_tx::bytes @vec? :b32|u32|s32|f32|b64|u64|s64|f64", "fs,v0,fs", |m, _| store_async(m)),
+    row("red", ".async @sem @scope @space .mbarrier::complete_tx::bytes @rmw :u32|s32|u64|s64|b32", "f0,s0,fs", |m, _| reduce_async(m)),
+
     row("tensormap", ".replace .tile .global_address @space? .b1024 :b64", "a0,s0", tensormap),
     row("tensormap", ".replace .tile .rank @space? .b1024 :b32", "a0,s0", tensormap),
     row("tensormap", ".replace .tile .global_dim|.box_dim|.element_stride @space? .b1024 :b32", "a0,c,s0", tensormap),
     row("tensormap", ".replace .tile .global_stride @space? .b1024 :b64", "a0,c,s0", tensormap),
     row("tensormap", ".replace .tile .elemtype|.interleave_layout|.swizzle_mode|.fill_mode @space? .b1024 :b32", "a0,s0", tensormap),
 
+    row("tensormap", ".cp_fenceproxy .global .shared::cta .tensormap::generic @sem @scope .sync .aligned", "fg,fs,c",
+        |m, f| (m.order == Some(Order::Release) && f.imm(0) == 128).then_some(Op::TensormapCopy)),
+
+    row("fence", "@sem .sync_restrict::shared::cta|.sync_restrict::shared::cluster @scope", "", |m, _| restricted(m, |order| FenceKind::Memory(order, Scope::Cluster))),
+    row("fence", ".proxy .async::generic @sem .sync_restrict::shared::cta|.sync_restrict::shared::cluster @scope", "", |m, _| restricted(m, |_| FenceKind::ProxyAsync)),
     row("fence", "@sem? @scope",                        "", |m, _| fence(m)),
     row("fence", ".mbarrier_init @sem @scope",          "", |m, _| (m.order == Some(Order::Release) && m.scope == Some(Scope::Cluster)).then_some(Op::Fence(FenceKind::MbarrierInit))),
     row("fence", ".proxy .async",                       "", |_, _| Some(Op::Fence(FenceKind::ProxyAsync))),
@@ -316,6 +364,7 @@ pub(super) const ROWS: &[Row] = &[
     row("fence", ".proxy .alias",                       "", |_, _| Some(Op::Fence(FenceKind::ProxyAlias))),
     row("fence", ".proxy .tensormap::generic .release @scope", "", |m, _| Some(Op::Fence(FenceKind::ProxyTensormapRelease(m.scope?)))),
     row("fence", ".proxy .tensormap::generic @sem @scope", "fg,c", |m, f| (m.order == Some(Order::Acquire) && f.imm(0) == 128).then(|| tensormap_fence(m)).flatten()),
+    row("membar", ".proxy .alias",                      "", |_, _| Some(Op::Fence(FenceKind::ProxyAlias))),
     row("membar", ".gl",                                "", |m, _| membar(m)),
     row("membar", "@scope",                             "", |m, _| membar(m)),
 

@@ -3,7 +3,7 @@
 
 use super::modifiers::Mods;
 use super::{Fixed, Row, row};
-use crate::ir::{Access, Op, Order, RmwOp, Scope, Space, Ty};
+use crate::ir::{Access, Multimem, Op, Order, RmwOp, Scope, Space, Ty};
 
 fn access(m: &Mods, f: &Fixed, order: Order, scope: Scope) -> Access {
     Access {
@@ -106,6 +106,76 @@ fn reduction(m: &Mods, f: &Fixed) -> Option<Op> {
         .flatten()
 }
 
+/// `ldu`: a weak load of global memory that is uniform over the warp.
+fn uniform_load(m: &Mods, f: &Fixed) -> Option<Op> {
+    let space = matches!(m.space(0), Space::Generic | Space::Global);
+    (space && vector_exists(m)).then(|| Op::Ld(access(m, f, Order::Weak, Scope::Cta)))
+}
+
+const fn is_narrow(ty: Ty) -> bool {
+    matches!(ty, Ty::F16 | Ty::F16x2 | Ty::BF16 | Ty::BF16x2)
+}
+
+/// Whether a `multimem` reduction exists: as PTX has them for one value and for vectors.
+fn multimem_op(m: &Mods, op: RmwOp) -> bool {
+    let (ty, vector) = (m.ty(0), m.vec != 0);
+    let packed = matches!(ty, Ty::F16x2 | Ty::BF16x2);
+    match op {
+        RmwOp::And | RmwOp::Or | RmwOp::Xor => !vector && matches!(ty, Ty::B32 | Ty::B64),
+        RmwOp::Min | RmwOp::Max if vector => is_narrow(ty),
+        RmwOp::Min | RmwOp::Max => {
+            packed && m.has("ld_reduce") || matches!(ty, Ty::U32 | Ty::S32 | Ty::U64 | Ty::S64)
+        }
+        RmwOp::Add if vector => is_narrow(ty) || ty == Ty::F32,
+        RmwOp::Add => packed || matches!(ty, Ty::U32 | Ty::S32 | Ty::U64 | Ty::F32 | Ty::F64),
+        _ => false,
+    }
+}
+
+fn multimem(m: &Mods, f: &Fixed) -> Option<Op> {
+    let strong = if m.has("ld_reduce") {
+        Order::Acquire
+    } else {
+        Order::Release
+    };
+    // `red` is relaxed where nothing is written; the others are weak.
+    let (order, scope) = strength(m, strong)?;
+    let weak_red = m.has("red") && m.order == Some(Order::Weak);
+    let ty = m.ty(0);
+    let form = if m.has("st") {
+        let exists = if m.vec == 0 {
+            !matches!(ty, Ty::F16 | Ty::BF16)
+        } else {
+            is_narrow(ty) || ty == Ty::F32
+        };
+        exists.then_some(Multimem::Store)?
+    } else {
+        let op = m.rmw.filter(|op| multimem_op(m, *op))?;
+        let wide = m.has("acc::f32");
+        if wide && !(op == RmwOp::Add && is_narrow(ty)) {
+            return None;
+        }
+        match m.has("red") {
+            true => Multimem::Reduce(op),
+            false => Multimem::LoadReduce { op, wide },
+        }
+    };
+    let space = matches!(m.space(0), Space::Generic | Space::Global);
+    let exists = space && !weak_red && order != Order::Volatile && vector_exists(m);
+    exists.then(|| Op::Multimem(form, access(m, f, order, scope)))
+}
+
+/// The upper bits of a policy, as the usual constants of CUDA programs have them.
+fn policy(m: &Mods) -> Option<Op> {
+    Some(Op::Createpolicy(if m.has("L2::evict_last") {
+        0x14f0_0000_0000_0000
+    } else if m.has("L2::evict_first") {
+        0x12f0_0000_0000_0000
+    } else {
+        0x1000_0000_0000_0000
+    }))
+}
+
 fn convert_address(m: &Mods) -> Option<Op> {
     Some(match m.space(0) {
         Space::Generic => return None,
@@ -140,19 +210,31 @@ pub(super) const ROWS: &[Row] = &[
     row("red", "@sem? @scope? @space? @rmw .noftz .L2::cache_hint? :half", "a0,s0,h!", reduction),
     row("red", "@sem? @scope? @space? @rmw .noftz? .L2::cache_hint? @vec :f32|f16|f16x2|bf16|bf16x2", "a0,v0,h!", reduction),
 
+    row("ldu", "@space? @vec? :mem",                        "V0,a0", uniform_load),
+
+    row("multimem", ".ld_reduce @sem? @scope? @space? @rmw .acc::f32? @vec? :u32|s32|u64|s64|b32|b64|f32|f64|f16|f16x2|bf16|bf16x2", "V0,a0", multimem),
+    row("multimem", ".st @sem? @scope? @space? @vec? :u32|s32|u64|s64|b32|b64|f32|f64|f16|f16x2|bf16|bf16x2", "a0,v0", multimem),
+    row("multimem", ".red @sem? @scope? @space? @rmw @vec? :u32|s32|u64|s64|b32|b64|f32|f64|f16|f16x2|bf16|bf16x2", "a0,v0", multimem),
+
+    row("createpolicy", ".fractional .L2::evict_last|.L2::evict_normal|.L2::evict_first|.L2::evict_unchanged .L2::evict_first|.L2::evict_unchanged? .b64", "dq,z?", |m, _| policy(m)),
+    row("createpolicy", ".range .global? .L2::evict_last|.L2::evict_normal|.L2::evict_first|.L2::evict_unchanged .L2::evict_first|.L2::evict_unchanged? .b64", "dq,fg,su,su", |m, _| policy(m)),
+    row("createpolicy", ".cvt .L2 .b64",                    "dq,sq", |_, _| Some(Op::Mov)),
+
     row("prefetch", "@space? .L1|.L2",                      "f0", |_, _| Some(Op::Prefetch)),
-    row("prefetch", ".global .L2::evict_last|.L2::evict_normal", "fg", |_, _| Some(Op::Prefetch)),
+    row("prefetch", ".global? .L2::evict_last|.L2::evict_normal", "fg", |_, _| Some(Op::Prefetch)),
     row("prefetch", ".tensormap",                           "fg", |_, _| Some(Op::Prefetch)),
-    row("prefetch", ".const|.param .tensormap",             "fg", |_, _| Some(Op::Prefetch)),
+    row("prefetch", "@space .tensormap",                    "f0", |_, _| Some(Op::Prefetch)),
     row("prefetchu", ".L1",                                 "fg", |_, _| Some(Op::Prefetch)),
     row("applypriority", ".global? .L2::evict_normal",      "fg,z", |_, _| Some(Op::Prefetch)),
     row("discard", ".global? .L2",                          "fg,z", |_, _| Some(Op::Prefetch)),
 
     row("cvta", ".to? @space :u64",                         "d0,s0", |m, _| convert_address(m)),
     row("isspacep", "@space",                               "dp,sq", |m, _| Some(Op::Isspacep(m.space(0)))),
-    row("mapa", ".shared::cluster :u32",                    "d0,s0,su", |_, _| Some(Op::Mapa { wide: false })),
-    row("mapa", ":u64",                                     "d0,s0,su", |_, _| Some(Op::Mapa { wide: true })),
+    row("mapa", ".shared::cluster :u32",                    "d0,s0,su", |_, _| Some(Op::Mapa { wide: false, generic: false })),
+    row("mapa", ".shared::cluster :u64",                    "d0,s0,su", |_, _| Some(Op::Mapa { wide: true, generic: false })),
+    row("mapa", ":u64",                                     "d0,s0,su", |_, _| Some(Op::Mapa { wide: true, generic: true })),
     row("getctarank", ".shared::cluster :u32",              "du,s0", |_, _| Some(Op::Getctarank { wide: false })),
+    row("getctarank", ".shared::cluster :u64",              "du,s0", |_, _| Some(Op::Getctarank { wide: true })),
     row("getctarank", ":u64",                               "du,s0", |_, _| Some(Op::Getctarank { wide: true })),
 
     row("ldmatrix", ".sync .aligned .m8n8 .x1|.x2|.x4 .trans? .shared|.shared::cta :b16", "N,as",

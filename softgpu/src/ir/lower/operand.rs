@@ -44,6 +44,7 @@ impl Builder<'_, '_> {
         if candidates.is_empty() {
             return Err(instruction.pos.unsupported(format!("`{}`", written())));
         }
+        let mut refused = None;
         for (form, mods) in candidates.iter() {
             let is_special = |operand: &Operand| match operand {
                 Operand::Name(sym) => {
@@ -58,8 +59,12 @@ impl Builder<'_, '_> {
                 continue;
             };
             let mut gather = Gather::new(self, mods, instruction.pos);
-            for (role, operand) in roles {
-                gather.operand(role, operand)?;
+            let mut roles = roles.into_iter();
+            if let Err(error) = roles.try_for_each(|(role, operand)| gather.operand(role, operand))
+            {
+                // Another row may take operands of other types.
+                refused = refused.or(Some(error));
+                continue;
             }
             gather.fixed.sources = gather.src.len();
             gather.fixed.destinations = gather.dst.len();
@@ -68,7 +73,7 @@ impl Builder<'_, '_> {
             }
         }
         let what = format!("`{}` with these modifiers and operands", written());
-        Err(instruction.pos.unsupported(what))
+        Err(refused.unwrap_or_else(|| instruction.pos.unsupported(what)))
     }
 }
 
@@ -202,6 +207,8 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
             Role::Src(width) => self.source(operand, self.ty(width)),
             Role::WideSrc(width) => self.wide_source(operand, self.ty(width)),
             Role::WideDst(width) => self.wide_destination(operand, self.ty(width)),
+            // `atom.v2` whose results nobody wants.
+            Role::VecDst if self.mods.vec > 1 && self.is_sink(operand) => Ok(()),
             Role::VecDst => self.vector(operand, Self::load_destination),
             Role::VecSrc => self.vector(operand, Self::wide_source),
             Role::Unpack => self.unpack(operand),
@@ -521,10 +528,12 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
         self.source(operand, ty)
     }
 
-    /// The register itself, or the low 32 bits of a 64-bit one.
+    /// The register itself, or its value in the width of the space: cut to the low 32 bits, or
+    /// zero-extended.
     fn narrowed(&mut self, reg: Reg, class: Class) -> Reg {
         let (to, from) = match (reg.class, class) {
             (Class::B64, Class::B32) => (Ty::U32, Ty::U64),
+            (Class::B32, Class::B64) => (Ty::U64, Ty::U32),
             _ => return reg,
         };
         let temporary = self.temporary(to);
@@ -629,7 +638,8 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
             Base::Name(sym) => match self.builder.names.get(*sym) {
                 Some(Binding::Reg(_)) => {
                     let (reg, vreg) = self.register(*sym)?;
-                    let short = class == Class::B32 && vreg == VReg::of(Ty::B32);
+                    let small = matches!(space, Space::Local | Space::Param);
+                    let short = (class == Class::B32 || small) && vreg == VReg::of(Ty::B32);
                     if !short && vreg != VReg::of(Ty::B64) {
                         return Err(self.width_error(*sym, vreg, Ty::B64));
                     }

@@ -23,8 +23,8 @@ macro_rules! by_length {
 macro_rules! transfer {
     ($self:ident, $body:ident, $ty:expr, $class:expr, $vec:expr) => {
         match ($ty.bytes(), $class) {
-            (1, Class::B32) => by_length!($self, $body<u8, u32>, $vec, [1 2 4]),
-            (2, Class::B32) => by_length!($self, $body<u16, u32>, $vec, [1 2 4]),
+            (1, Class::B32) => by_length!($self, $body<u8, u32>, $vec, [1 2 4 8]),
+            (2, Class::B32) => by_length!($self, $body<u16, u32>, $vec, [1 2 4 8]),
             (4, Class::B32) => by_length!($self, $body<u32, u32>, $vec, [1 2 4 8]),
             (1, Class::B64) => by_length!($self, $body<u8, u64>, $vec, [1]),
             (2, Class::B64) => by_length!($self, $body<u16, u64>, $vec, [1]),
@@ -40,8 +40,8 @@ impl Encoder<'_> {
     pub(super) fn load(&mut self, access: Access) -> Option<Inst> {
         let class = self.target_class(0)?;
         let mut inst = match (access.ty, class) {
-            (Ty::S8, Class::B32) => by_length!(self, Load<i8, u32>, access.vec, [1 2 4]),
-            (Ty::S16, Class::B32) => by_length!(self, Load<i16, u32>, access.vec, [1 2 4]),
+            (Ty::S8, Class::B32) => by_length!(self, Load<i8, u32>, access.vec, [1 2 4 8]),
+            (Ty::S16, Class::B32) => by_length!(self, Load<i16, u32>, access.vec, [1 2 4 8]),
             (Ty::S8, Class::B64) => by_length!(self, Load<i8, u64>, access.vec, [1]),
             (Ty::S16, Class::B64) => by_length!(self, Load<i16, u64>, access.vec, [1]),
             (Ty::S32, Class::B64) => by_length!(self, Load<i32, u64>, access.vec, [1]),

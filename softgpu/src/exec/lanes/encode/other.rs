@@ -247,8 +247,10 @@ impl Encoder<'_> {
     pub(super) fn windows(&mut self) -> Option<Inst> {
         match self.instr.op {
             Op::Cvta { .. } => self.cvta(),
-            Op::Mapa { wide: false } => self.map::<moves::Mapa32>(0),
-            Op::Mapa { wide: true } => self.map::<moves::Mapa64>(SHARED_WINDOW),
+            Op::Mapa { wide: false, .. } => self.map::<moves::Mapa32>(0),
+            Op::Mapa { generic, .. } => {
+                self.map::<moves::Mapa64>(if generic { SHARED_WINDOW } else { 0 })
+            }
             Op::Isspacep(space) => {
                 let mut inst = match space {
                     Space::Global => self.mem_body::<query::IsGlobal>(0),

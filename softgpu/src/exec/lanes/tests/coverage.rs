@@ -27,6 +27,9 @@ fn is_the_machines(op: &Op) -> bool {
             | Op::Mbarrier(..)
             | Op::Bulk(_)
             | Op::TensormapReplace { .. }
+            | Op::TensormapCopy
+            | Op::Multimem(..)
+            | Op::Createpolicy(_)
             | Op::Wgmma(_)
             | Op::WgmmaFence
             | Op::WgmmaCommit

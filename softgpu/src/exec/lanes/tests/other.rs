@@ -394,11 +394,21 @@ fn address_windows() {
         to_space: true,
     };
     Shape::new(global, &[Class::B64], &[Class::B64]).check(64, random(32, 1, 46), |case| case[0]);
-    let mapa = Shape::new(Op::Mapa { wide: false }, &[Class::B32], &[Class::B32; 2]);
+    let mapa = Shape::new(
+        Op::Mapa {
+            wide: false,
+            generic: false,
+        },
+        &[Class::B32],
+        &[Class::B32; 2],
+    );
     mapa.check(32, product(&[&address, &[0, 1, 7]]), |case| {
         case[0] % 0x100_0000 + 0x100_0000 * (case[1] + 1)
     });
-    let mapa = Op::Mapa { wide: true };
+    let mapa = Op::Mapa {
+        wide: true,
+        generic: true,
+    };
     let mapa = Shape::new(mapa, &[Class::B64], &[Class::B64, Class::B32]);
     mapa.check(64, product(&[&address, &[0, 1, 7]]), |case| {
         SHARED_WINDOW + case[0] % 0x100_0000 + 0x100_0000 * (case[1] + 1)
