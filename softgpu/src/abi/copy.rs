@@ -77,7 +77,7 @@ fn rect_2d(copy: In<Memcpy2d>) -> Result<Rect> {
     })
 }
 
-fn rect_3d(copy: In<Memcpy3d>) -> Result<Rect> {
+pub(super) fn rect_3d(copy: In<Memcpy3d>) -> Result<Rect> {
     let c = copy.get()?;
     let or = |value: u64, default: u64| if value == 0 { default } else { value };
     let src = side(c.src_type, c.src_host, c.src_device)?;
@@ -91,6 +91,44 @@ fn rect_3d(copy: In<Memcpy3d>) -> Result<Rect> {
         height: c.height,
         depth: c.depth,
     })
+}
+
+/// A copy as the client would describe it.
+pub(super) fn raw_3d(rect: &Rect) -> Memcpy3d {
+    let end = |side: &Side| match side.memory {
+        Host => (1, side.address, 0),
+        Device => (2, 0, side.address),
+        Unified => (4, 0, side.address),
+    };
+    let (src_type, src_host, src_device) = end(&rect.src);
+    let (dst_type, dst_host, dst_device) = end(&rect.dst);
+    Memcpy3d {
+        src_x: 0,
+        src_y: 0,
+        src_z: 0,
+        src_lod: 0,
+        src_type,
+        src_host,
+        src_device,
+        src_array: 0,
+        src_context: 0,
+        src_pitch: rect.src.pitch,
+        src_height: rect.src.rows,
+        dst_x: 0,
+        dst_y: 0,
+        dst_z: 0,
+        dst_lod: 0,
+        dst_type,
+        dst_host,
+        dst_device,
+        dst_array: 0,
+        dst_context: 0,
+        dst_pitch: rect.dst.pitch,
+        dst_height: rect.dst.rows,
+        width: rect.width,
+        height: rect.height,
+        depth: rect.depth,
+    }
 }
 
 fn rect_3d_peer(copy: In<Memcpy3d>) -> Result<Rect> {

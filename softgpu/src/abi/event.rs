@@ -4,14 +4,23 @@
 
 use super::pointers::Out;
 use crate::driver::context::{DefaultStream, healthy, stream};
-use crate::driver::event::Event;
+use crate::driver::event::{Event, Reach};
 use crate::driver::machine::driver;
 use crate::driver::status::{Result, Status};
 
-fn record(event: u64, on: u64, default: DefaultStream) -> Result<()> {
+/// What `CU_EVENT_RECORD_EXTERNAL` or `CU_EVENT_WAIT_EXTERNAL` say.
+pub(super) fn reach(flags: u32) -> Result<Reach> {
+    match flags {
+        0 => Ok(Reach::Capture),
+        1 => Ok(Reach::External),
+        _ => Err(Status::INVALID_VALUE),
+    }
+}
+
+fn record(event: u64, on: u64, default: DefaultStream, reach: Reach) -> Result<()> {
     let event = Event::get(event)?;
     let (context, stream) = stream(on, default)?;
-    event.record(&context, &stream)
+    event.record(&context, &stream, reach)
 }
 
 fn destroy(event: u64) -> Result<()> {
@@ -38,15 +47,12 @@ entries! { call:
         destroy(event)
     }
     fn cuEventRecord | cuEventRecord_ptsz, default (event: u64, on: u64) {
-        record(event, on, default)
+        record(event, on, default, Reach::Capture)
     }
     fn cuEventRecordWithFlags | cuEventRecordWithFlags_ptsz, default (
         event: u64, on: u64, flags: u32
     ) {
-        if flags & !1 != 0 {
-            return Err(Status::INVALID_VALUE);
-        }
-        record(event, on, default)
+        record(event, on, default, reach(flags)?)
     }
     fn cuEventQuery(event: u64) {
         Event::get(event)?.query()

@@ -11,37 +11,50 @@ use crate::driver::module::Function;
 use crate::driver::report;
 use crate::driver::status::{Result, Status};
 
-/// What launch attributes can ask for.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Attributes {
-    pub(super) cluster: Option<[u32; 3]>,
-    cooperative: bool,
-}
-
-/// Reads the attributes of a launch. Those that only hint at scheduling or caching are accepted
-/// and change nothing; programmatic stream serialisation is too, since a kernel that starts after
-/// its predecessor has ended satisfies it. Attributes with effects that softgpu lacks are refused.
-pub(super) fn attributes(config: &LaunchConfig) -> Result<Attributes> {
-    let mut found = Attributes::default();
+/// Reads the attributes of a launch into a request.
+pub(super) fn attributes(config: &LaunchConfig) -> Result<Request> {
+    let mut request = Request {
+        grid: config.grid,
+        block: config.block,
+        dynamic_shared: config.shared_bytes,
+        ..Request::default()
+    };
     let list = In::<LaunchAttribute>::at(config.attributes);
     for i in 0..config.attribute_count as usize {
-        let attribute = list.get_at(i)?;
-        let [x, y, z, ..] = attribute.words;
-        match attribute.id {
-            0 | 1 | 3 | 5 | 6 | 8..=11 | 14 | 16 => {}
-            2 => found.cooperative = x != 0,
-            4 => found.cluster = Some([x, y, z]),
-            id => {
-                report::complaint(&format!("unsupported: launch attribute {id}"));
-                return Err(Status::NOT_SUPPORTED);
-            }
+        set_attribute(&mut request, &list.get_at(i)?)?;
+    }
+    Ok(request)
+}
+
+/// Notes an attribute. Those that only hint at scheduling or caching are accepted and change
+/// nothing; those with effects that softgpu lacks are refused.
+pub(super) fn set_attribute(request: &mut Request, attribute: &LaunchAttribute) -> Result<()> {
+    let [x, y, z, ..] = attribute.words;
+    match attribute.id {
+        0 | 1 | 3 | 5 | 6 | 8..=11 | 14 | 16 => {}
+        2 => request.cooperative = x != 0,
+        4 => request.cluster = Some([x, y, z]),
+        id => {
+            report::complaint(&format!("unsupported: launch attribute {id}"));
+            return Err(Status::NOT_SUPPORTED);
         }
     }
-    Ok(found)
+    request.attributes.insert(attribute.id, attribute.words);
+    Ok(())
+}
+
+/// The value of an attribute; zeros if it was not set.
+pub(super) fn attribute(request: &Request, id: u32) -> [u32; 16] {
+    let set = request.attributes.get(&id).copied();
+    set.unwrap_or_default()
 }
 
 /// Gathers the parameter buffer from one pointer per parameter, or from the `extra` list.
-fn parameters(function: &Function, pointers: In<u64>, extra: In<u64>) -> Result<Vec<u8>> {
+pub(super) fn parameters(
+    function: &Function,
+    pointers: In<u64>,
+    extra: In<u64>,
+) -> Result<Vec<u8>> {
     let size = function.kernel.param_bytes() as usize;
     let mut buffer = vec![0; size];
     let params = &function.kernel.function().params;
@@ -99,15 +112,7 @@ fn launch_ex(
     extra: In<u64>,
 ) -> Result<()> {
     let config = config.get()?;
-    let attributes = attributes(&config)?;
-    let request = Request {
-        grid: config.grid,
-        block: config.block,
-        cluster: attributes.cluster,
-        dynamic_shared: config.shared_bytes,
-        cooperative: attributes.cooperative,
-        params: Vec::new(),
-    };
+    let request = attributes(&config)?;
     launch((handle, config.stream, default), request, pointers, extra)
 }
 

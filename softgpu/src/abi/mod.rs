@@ -25,12 +25,17 @@
 #[macro_use]
 mod entry;
 
+mod capture;
 mod code;
 mod context;
 mod copy;
 mod device;
 mod event;
 mod function;
+mod graph;
+mod graph_exec;
+mod graph_nodes;
+mod graph_types;
 mod launch;
 mod memory;
 mod pointers;

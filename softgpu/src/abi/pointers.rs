@@ -59,6 +59,11 @@ impl<T> Out<T> {
         self.0.expose_provenance() as u64
     }
 
+    /// The raw pointer.
+    pub(super) fn raw(self) -> *mut T {
+        self.0
+    }
+
     /// The same place, seen as another type.
     pub(super) fn cast<U>(self) -> Out<U> {
         Out(self.0.cast())

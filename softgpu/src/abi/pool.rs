@@ -7,11 +7,16 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::pointers::{In, Out};
-use super::types::PoolProps;
-use crate::driver::context::{DefaultStream, stream};
+use super::types::{MemLocation, PoolProps};
+use crate::driver::capture;
+use crate::driver::context::{Context, DefaultStream, stream};
+use crate::driver::graph_memory::GraphMemory;
 use crate::driver::machine::driver;
 use crate::driver::memory::{self, Pool};
 use crate::driver::status::{Result, Status};
+use crate::driver::stream::Stream;
+use crate::driver::task::Task;
+use crate::driver::transfer::Mode;
 
 fn pool(handle: u64) -> Result<Arc<Pool>> {
     driver().pools.get(handle).ok_or(Status::INVALID_VALUE)
@@ -24,15 +29,47 @@ fn of_device(device: i32) -> Result<&'static (u64, Mutex<u64>)> {
     pools.ok_or(Status::INVALID_DEVICE)
 }
 
+/// What a pool of a device looks like.
+pub(super) fn device_props(device: u32) -> Result<PoolProps> {
+    const PINNED: u32 = 1;
+    const DEVICE: u32 = 1;
+    Ok(PoolProps {
+        kind: PINNED,
+        handle_types: 0,
+        location: MemLocation {
+            kind: DEVICE,
+            id: i32::try_from(device).map_err(|_| Status::UNKNOWN)?,
+        },
+        win32: 0,
+        max_size: 0,
+        usage: 0,
+        reserved: [0; 54],
+    })
+}
+
+/// In a stream that is being captured: a node whose memory lives while the graph runs.
+fn captured(context: &Context, stream: &Stream, bytes: u64) -> Result<Option<u64>> {
+    if stream.capture.lock().is_none() {
+        return Ok(None);
+    }
+    let memory = GraphMemory::new(context.device, bytes)?;
+    let base = memory.region.base;
+    capture::intercept(context, stream, Mode::Async, &Task::Alloc(memory))?;
+    Ok(Some(base))
+}
+
 fn alloc(
     pointer: Out<u64>,
     bytes: u64,
     from: Option<u64>,
     (on, default): (u64, DefaultStream),
 ) -> Result<()> {
-    let (context, _) = stream(on, default)?;
+    let (context, stream) = stream(on, default)?;
     if pointer.is_null() {
         return Err(Status::INVALID_VALUE);
+    }
+    if let Some(base) = captured(&context, &stream, bytes)? {
+        return pointer.set(base);
     }
     let handle = match from {
         Some(handle) => handle,

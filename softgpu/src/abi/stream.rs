@@ -6,21 +6,24 @@
 )]
 
 use std::ffi::c_void;
+use std::sync::Arc;
 
 use super::pointers::Out;
+use crate::driver::capture;
 use crate::driver::context::{self, DefaultStream, healthy};
 use crate::driver::event::Event;
 use crate::driver::status::{Result, Status};
 use crate::driver::stream::{Op, StreamKind};
+use crate::driver::task::{HostCall, Task};
+use crate::driver::transfer::Mode;
 
 /// The numerically lowest priority.
 pub(super) const GREATEST_PRIORITY: i32 = -5;
 
 const NON_BLOCKING: u32 = 1;
-const CAPTURE_NONE: u32 = 0;
 
 /// `CUhostFn`.
-type HostFn = Option<unsafe extern "C" fn(data: *mut c_void)>;
+pub(super) type HostFn = Option<unsafe extern "C" fn(data: *mut c_void)>;
 /// `CUstreamCallback`.
 type StreamCallback = Option<unsafe extern "C" fn(stream: u64, status: u32, data: *mut c_void)>;
 
@@ -59,10 +62,21 @@ fn destroy(handle: u64) -> Result<()> {
     Ok(())
 }
 
-fn not_capturing(on: u64, default: DefaultStream, status: Out<u32>, id: Out<u64>) -> Result<()> {
-    context::stream(on, default)?;
-    id.set_if(0);
-    status.set(CAPTURE_NONE)
+/// A host function as work.
+pub(super) fn host_call(
+    function: unsafe extern "C" fn(data: *mut c_void),
+    data: *mut c_void,
+) -> HostCall {
+    let address = function as *const c_void;
+    let at = data.expose_provenance();
+    HostCall {
+        call: Arc::new(move || {
+            // SAFETY: the client vouches for the function and its data.
+            unsafe { function(std::ptr::with_exposed_provenance_mut(at)) }
+        }),
+        function: address.expose_provenance() as u64,
+        data: at as u64,
+    }
 }
 
 entries! { call:
@@ -110,59 +124,24 @@ entries! { call:
         context.query_stream(&stream)
     }
     fn cuStreamWaitEvent | cuStreamWaitEvent_ptsz, default (on: u64, event: u64, flags: u32) {
-        if flags & !1 != 0 {
-            return Err(Status::INVALID_VALUE);
-        }
+        let reach = super::event::reach(flags)?;
         let (context, stream) = context::stream(on, default)?;
-        Event::get(event)?.hold(&context, &stream)
-    }
-    fn cuStreamIsCapturing | cuStreamIsCapturing_ptsz, default (on: u64, status: Out<u32>) {
-        not_capturing(on, default, status, Out::at(0))
-    }
-    fn cuStreamGetCaptureInfo | cuStreamGetCaptureInfo_ptsz, default (
-        on: u64, status: Out<u32>, id: Out<u64>
-    ) {
-        not_capturing(on, default, status, id)
-    }
-    fn cuStreamGetCaptureInfo_v2 | cuStreamGetCaptureInfo_v2_ptsz, default (
-        on: u64, status: Out<u32>, id: Out<u64>, graph: Out<u64>, nodes: Out<u64>, count: Out<u64>
-    ) {
-        graph.set_if(0);
-        nodes.set_if(0);
-        count.set_if(0);
-        not_capturing(on, default, status, id)
-    }
-    fn cuStreamGetCaptureInfo_v3 | cuStreamGetCaptureInfo_v3_ptsz, default (
-        on: u64, status: Out<u32>, id: Out<u64>, graph: Out<u64>, nodes: Out<u64>,
-        edges: Out<u64>, count: Out<u64>
-    ) {
-        graph.set_if(0);
-        nodes.set_if(0);
-        edges.set_if(0);
-        count.set_if(0);
-        not_capturing(on, default, status, id)
-    }
-    fn cuThreadExchangeStreamCaptureMode(mode: Out<u32>) {
-        // Nothing is ever captured; the default mode (global) is what stays in force.
-        mode.set(0)
+        Event::get(event)?.hold(&context, &stream, reach)
     }
     fn cuLaunchHostFunc | cuLaunchHostFunc_ptsz, default (
         on: u64, function: HostFn, data: *mut c_void
     ) {
         let (context, stream) = context::stream(on, default)?;
         let function = function.ok_or(Status::INVALID_VALUE)?;
-        let data = Data(data);
-        let work = Box::new(move || {
-            // SAFETY: the client vouches for the function and its data.
-            unsafe { function(data.into_inner()) }
-        });
-        context.enqueue(&stream, Op::Work(work)).map(drop)
+        let host = host_call(function, data);
+        Task::Host(host).submit(&context, &stream, Mode::Async)
     }
     fn cuStreamAddCallback | cuStreamAddCallback_ptsz, default (
         on: u64, function: StreamCallback, data: *mut c_void, flags: u32
     ) {
         let (context, stream) = context::stream(on, default)?;
         let function = function.filter(|_| flags == 0).ok_or(Status::INVALID_VALUE)?;
+        capture::refuse_waiting(&stream)?;
         let data = Data(data);
         let work = Box::new(move || {
             // SAFETY: the client vouches for the function and its data.

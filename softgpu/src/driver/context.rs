@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::capture;
 use super::machine::driver;
 use super::output;
 use super::status::{Result, Status};
@@ -136,13 +137,23 @@ impl Context {
     ///
     /// The sticky fault of the context, or no thread for the stream.
     pub fn enqueue(&self, stream: &Stream, op: Op) -> Result<After> {
+        self.enqueue_after(stream, op, Vec::new())
+    }
+
+    /// As [`Self::enqueue`], behind more points than the stream's own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::enqueue`].
+    pub fn enqueue_after(&self, stream: &Stream, op: Op, mut after: Vec<After>) -> Result<After> {
         self.health.check()?;
+        capture::refuse_implicit(self, stream)?;
         let _order = self.order.lock();
-        let after = match stream.kind {
-            StreamKind::NonBlocking => Vec::new(),
-            StreamKind::Blocking => vec![self.legacy.end()],
-            StreamKind::Legacy => self.blocking.lock().iter().map(|s| s.end()).collect(),
-        };
+        match stream.kind {
+            StreamKind::NonBlocking => {}
+            StreamKind::Blocking => after.push(self.legacy.end()),
+            StreamKind::Legacy => after.extend(self.blocking.lock().iter().map(|s| s.end())),
+        }
         stream.push(op, after)
     }
 
@@ -150,8 +161,10 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// The sticky fault of the context.
+    /// The sticky fault of the context; errors of captures.
     pub fn synchronize_stream(&self, stream: &Stream) -> Result<()> {
+        capture::refuse_waiting(stream)?;
+        capture::refuse_implicit(self, stream)?;
         self.end_of(stream).iter().for_each(After::wait);
         output::flush(self.device);
         self.health.check()
@@ -164,6 +177,8 @@ impl Context {
     /// `NOT_READY` if it is not, or the sticky fault of the context.
     pub fn query_stream(&self, stream: &Stream) -> Result<()> {
         self.health.check()?;
+        capture::refuse_waiting(stream)?;
+        capture::refuse_implicit(self, stream)?;
         if self.end_of(stream).iter().all(After::is_reached) {
             return self.health.check();
         }
@@ -185,6 +200,7 @@ impl Context {
     ///
     /// The sticky fault of the context.
     pub fn synchronize(&self) -> Result<()> {
+        capture::refuse_context_wait(self.handle)?;
         self.drain();
         self.health.check()
     }

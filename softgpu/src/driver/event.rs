@@ -4,14 +4,26 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::capture::{self, Point};
 use super::context::{self, Context};
 use super::machine::driver;
 use super::output;
 use super::status::{Result, Status};
 use super::stream::{Marker, Op, Stream};
+use super::task::Task;
+use super::transfer::Mode;
 
 /// `CU_EVENT_DISABLE_TIMING`.
 const DISABLE_TIMING: u32 = 2;
+
+/// Whether an event in a captured stream stands for a node of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// It only orders nodes of the capture.
+    Capture,
+    /// It is recorded or waited for whenever the graph runs: `CU_EVENT_RECORD_EXTERNAL`.
+    External,
+}
 
 /// An event.
 #[derive(Debug)]
@@ -22,6 +34,8 @@ pub struct Event {
     pub context: u64,
     flags: u32,
     latest: Mutex<Option<Arc<Marker>>>,
+    /// What it names in a capture, if it was last recorded in one.
+    captured: Mutex<Option<Point>>,
 }
 
 impl Event {
@@ -45,6 +59,7 @@ impl Event {
             context: context.handle,
             flags,
             latest: Mutex::default(),
+            captured: Mutex::default(),
         };
         driver().events.insert(handle, Arc::new(event));
         Ok(handle)
@@ -64,14 +79,39 @@ impl Event {
     /// # Errors
     ///
     /// `INVALID_HANDLE` if event and stream belong to different contexts; the sticky fault.
-    pub fn record(&self, context: &Context, stream: &Stream) -> Result<()> {
+    pub fn record(
+        self: &Arc<Self>,
+        context: &Context,
+        stream: &Stream,
+        reach: Reach,
+    ) -> Result<()> {
         if self.context != context.handle {
             return Err(Status::INVALID_HANDLE);
         }
+        if let Some(point) = capture::point(stream)? {
+            if reach == Reach::External {
+                let task = Task::Record(Arc::clone(self));
+                return capture::intercept(context, stream, Mode::Async, &task).map(drop);
+            }
+            *self.captured.lock() = Some(point);
+            return Ok(());
+        }
         let marker = Arc::<Marker>::default();
         context.enqueue(stream, Op::Mark(Arc::clone(&marker)))?;
-        *self.latest.lock() = Some(marker);
+        self.name(marker);
         Ok(())
+    }
+
+    /// Makes the event name a point.
+    pub fn name(&self, marker: Arc<Marker>) {
+        *self.captured.lock() = None;
+        *self.latest.lock() = Some(marker);
+    }
+
+    /// The point that the event names; `None` if it was never recorded.
+    #[must_use]
+    pub fn marker(&self) -> Option<Arc<Marker>> {
+        self.latest.lock().clone()
     }
 
     /// Makes a stream wait for the point that the event names now.
@@ -79,8 +119,24 @@ impl Event {
     /// # Errors
     ///
     /// The sticky fault of the stream's context.
-    pub fn hold(&self, context: &Context, stream: &Stream) -> Result<()> {
-        let marker = self.latest.lock().clone();
+    pub fn hold(
+        self: &Arc<Self>,
+        context: &Context,
+        stream: &Arc<Stream>,
+        reach: Reach,
+    ) -> Result<()> {
+        let captured = self.captured.lock().clone();
+        if let Some(point) = captured {
+            return capture::join(stream, &point);
+        }
+        let marker = self.marker();
+        if reach == Reach::External && stream.capture.lock().is_some() {
+            let task = Task::Wait(Arc::clone(self));
+            return capture::intercept(context, stream, Mode::Async, &task).map(drop);
+        }
+        if marker.is_some() {
+            capture::refuse_outside(stream)?;
+        }
         match marker {
             Some(marker) => context.enqueue(stream, Op::Wait(marker)).map(drop),
             None => context.health.check(),
@@ -88,6 +144,9 @@ impl Event {
     }
 
     fn check_context(&self) -> Result<()> {
+        if self.captured.lock().is_some() {
+            return Err(Status::CAPTURED_EVENT);
+        }
         context::by_handle(self.context)?.health.check()
     }
 
@@ -111,6 +170,9 @@ impl Event {
     ///
     /// The sticky fault of the event's context.
     pub fn synchronize(&self) -> Result<()> {
+        if self.captured.lock().is_some() {
+            return Err(Status::CAPTURED_EVENT);
+        }
         let marker = self.latest.lock().clone();
         if let Some(marker) = marker {
             marker.wait();

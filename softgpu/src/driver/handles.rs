@@ -21,6 +21,10 @@ pub enum Kind {
     Link = 8,
     Pool = 9,
     Physical = 10,
+    Graph = 11,
+    Node = 12,
+    GraphExec = 13,
+    UserObject = 14,
 }
 
 /// All live objects of one kind.

@@ -1,15 +1,19 @@
 //! Kernel launches: checks as a real driver makes them, then work on a stream.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
 use super::context::Context;
+use super::machine::driver;
 use super::module::{Function, MAX_SHARED};
 use super::occupancy;
 use super::report;
 use super::status::{Result, Status};
-use super::stream::{Health, Op, Stream};
+use super::stream::{Health, Stream};
+use super::task::{KernelTask, Task};
+use super::transfer::Mode;
 use crate::error::Fault;
 use crate::exec::{Counters, Engine, Launch};
 
@@ -28,6 +32,8 @@ pub struct Request {
     pub cooperative: bool,
     /// The parameter buffer.
     pub params: Vec<u8>,
+    /// Launch attributes as given, by number.
+    pub attributes: BTreeMap<u32, [u32; 16]>,
 }
 
 fn reject(function: &Function, status: Status, why: &str) -> Status {
@@ -120,23 +126,28 @@ impl Request {
         Ok(())
     }
 
-    /// Checks the launch and queues it.
+    /// Checks the launch against the rules that a real driver enforces at the call.
     ///
     /// # Errors
     ///
-    /// `INVALID_VALUE`, `INVALID_CLUSTER_SIZE`, `COOPERATIVE_LAUNCH_TOO_LARGE`; `INVALID_HANDLE`
-    /// if stream and function belong to different contexts; the sticky fault of the context.
-    pub fn submit(self, context: &Context, stream: &Stream, function: &Function) -> Result<()> {
-        context.health.check()?;
-        if function.context != context.handle {
-            let why = "the stream belongs to another context";
-            return Err(reject(function, Status::INVALID_HANDLE, why));
-        }
+    /// `INVALID_VALUE`, `INVALID_CLUSTER_SIZE`, `COOPERATIVE_LAUNCH_TOO_LARGE`.
+    pub fn check(&self, function: &Function) -> Result<()> {
         self.check_shape(function)?;
         self.check_shared(function)?;
+        self.check_cluster(function)?;
+        self.check_cooperative(function)
+    }
+
+    /// The launch that the engine executes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::check`], of which the cluster's rules are checked again; `CONTEXT_IS_DESTROYED`.
+    pub fn launch(self, function: &Function) -> Result<Launch> {
         let cluster = self.check_cluster(function)?;
-        self.check_cooperative(function)?;
-        let launch = Launch {
+        let context = driver().contexts.get(function.context);
+        let context = context.ok_or(Status::CONTEXT_IS_DESTROYED)?;
+        Ok(Launch {
             device: context.device,
             kernel: Arc::clone(&function.kernel),
             grid: self.grid,
@@ -145,36 +156,108 @@ impl Request {
             dynamic_shared: self.dynamic_shared,
             params: self.params,
             cooperative: self.cooperative,
+        })
+    }
+
+    /// The launch as a task, checked.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::check`].
+    pub fn task(self, function: &Arc<Function>) -> Result<KernelTask> {
+        self.check(function)?;
+        let mut task = KernelTask {
+            function: Arc::clone(function),
+            request: self,
+            pointers: Arc::default(),
         };
-        let health = Arc::clone(&context.health);
-        let work = Box::new(move || run(launch, &health));
-        context.enqueue(stream, Op::Work(work)).map(drop)
+        task.point();
+        Ok(task)
+    }
+
+    /// Checks the launch and queues it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::check`]; `INVALID_HANDLE` if stream and function belong to different contexts;
+    /// the sticky fault of the context; errors of captures.
+    pub fn submit(
+        self,
+        context: &Context,
+        stream: &Arc<Stream>,
+        function: &Arc<Function>,
+    ) -> Result<()> {
+        context.health.check()?;
+        if function.context != context.handle {
+            let why = "the stream belongs to another context";
+            return Err(reject(function, Status::INVALID_HANDLE, why));
+        }
+        let task = Task::Kernel(self.task(function)?);
+        task.submit(context, stream, Mode::Async)
     }
 }
 
+impl KernelTask {
+    /// Makes the pointers lead to the values of this task.
+    pub fn point(&mut self) {
+        let start = self.request.params.as_ptr().expose_provenance() as u64;
+        let params = &self.function.kernel.function().params;
+        self.pointers = params.iter().map(|p| start + u64::from(p.offset)).collect();
+    }
+}
+
+type Outcome = std::result::Result<Counters, Fault>;
+
 /// Runs a launch to its end.
-fn run(launch: Launch, health: &Health) {
-    type Outcome = std::result::Result<Counters, Fault>;
-    let name = launch.kernel.name().to_owned();
-    let done = Arc::new((Mutex::new(None::<Outcome>), Condvar::new()));
+pub fn run(launch: Launch, health: &Arc<Health>) {
+    let done = Arc::new((Mutex::new(false), Condvar::new()));
     let signal = Arc::clone(&done);
-    let finish = Box::new(move |outcome| {
-        *signal.0.lock() = Some(outcome);
+    let finish = Box::new(move || {
+        *signal.0.lock() = true;
         signal.1.notify_one();
     });
+    start(launch, health, finish);
+    let mut over = done.0.lock();
+    while !*over {
+        done.1.wait(&mut over);
+    }
+}
+
+/// What links a launch and its end, whichever comes first.
+#[derive(Debug, Default)]
+struct Flight {
+    id: u64,
+    over: bool,
+}
+
+/// Starts a launch; `finished` is called when it is over, on any thread.
+pub fn start(launch: Launch, health: &Arc<Health>, finished: Box<dyn FnOnce() + Send>) {
+    let name = launch.kernel.name().to_owned();
+    let flight = Arc::new(Mutex::new(Flight::default()));
+    let (mine, state) = (Arc::clone(&flight), Arc::clone(health));
+    let finish = Box::new(move |outcome: Outcome| {
+        let id = {
+            let mut flight = mine.lock();
+            flight.over = true;
+            flight.id
+        };
+        state.end(id);
+        conclude(outcome, &name, &state);
+        finished();
+    });
     let id = Engine::global().submit(launch, finish);
+    flight.lock().id = id;
+    // The end may come at any time, also from within `begin`; whoever is second cleans up.
     health.begin(id);
-    let mut slot = done.0.lock();
-    let outcome = loop {
-        match slot.take() {
-            Some(outcome) => break outcome,
-            None => done.1.wait(&mut slot),
-        }
-    };
-    health.end(id);
+    if flight.lock().over {
+        health.end(id);
+    }
+}
+
+fn conclude(outcome: Outcome, name: &str, health: &Health) {
     match outcome {
         Ok(_) if health.is_over() => {}
-        Ok(counters) => report::launched(&name, &counters),
+        Ok(counters) => report::launched(name, &counters),
         Err(fault) => {
             report::fault(&fault);
             health.fault(Status::from(&fault));

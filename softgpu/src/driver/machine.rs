@@ -6,6 +6,8 @@ use parking_lot::Mutex;
 
 use super::context::{Context, ContextKind};
 use super::event::Event;
+use super::graph::{Graph, NodeRef};
+use super::graph_exec::GraphExec;
 use super::handles::{Kind, Registry};
 use super::library::{KernelRef, Library};
 use super::link::Link;
@@ -13,6 +15,7 @@ use super::memory::Pool;
 use super::module::{Function, Module};
 use super::status::{Result, Status};
 use super::stream::Stream;
+use super::user_object::UserObject;
 use super::virtual_memory::PhysicalHandle;
 use crate::exec::Config;
 
@@ -47,6 +50,14 @@ pub struct Driver {
     pub pools: Registry<Pool>,
     /// Handles of physical memory.
     pub physicals: Registry<PhysicalHandle>,
+    /// Graphs, child graphs of nodes included.
+    pub graphs: Registry<Graph>,
+    /// Nodes of graphs.
+    pub nodes: Registry<NodeRef>,
+    /// Instantiated graphs.
+    pub graph_execs: Registry<GraphExec>,
+    /// Client objects that graphs may own.
+    pub user_objects: Registry<UserObject>,
     /// Default and current pool of each device.
     pub device_pools: Vec<(u64, Mutex<u64>)>,
     primaries: Vec<Mutex<Primary>>,
@@ -88,6 +99,10 @@ impl Driver {
             kernels: Registry::new(Kind::Kernel),
             links: Registry::new(Kind::Link),
             physicals: Registry::new(Kind::Physical),
+            graphs: Registry::new(Kind::Graph),
+            nodes: Registry::new(Kind::Node),
+            graph_execs: Registry::new(Kind::GraphExec),
+            user_objects: Registry::new(Kind::UserObject),
         }
     }
 

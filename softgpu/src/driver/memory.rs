@@ -5,10 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::capture;
 use super::context::Context;
+use super::graph_memory::GraphMemory;
 use super::machine::driver;
 use super::status::{Result, Status};
 use super::stream::{Op, Stream};
+use super::task::Task;
+use super::transfer::Mode;
 use crate::mem::{AddressSpace, Location, Region, RegionKind};
 
 /// Allocates device memory that dies with the context.
@@ -17,6 +21,7 @@ use crate::mem::{AddressSpace, Location, Region, RegionKind};
 ///
 /// `INVALID_VALUE` for zero bytes, `OUT_OF_MEMORY`.
 pub fn alloc(context: &Context, bytes: u64) -> Result<u64> {
+    capture::refuse_unsafe()?;
     let region = AddressSpace::global().alloc_device(context.device, bytes)?;
     context.adopt(&region);
     Ok(region.base)
@@ -33,8 +38,13 @@ pub fn free(context: &Context, base: u64) -> Result<()> {
         Some((at, RegionKind::Device(_) | RegionKind::Managed)) if at == base => {}
         _ => return Err(Status::INVALID_VALUE),
     }
+    capture::refuse_unsafe()?;
     context.synchronize()?;
+    if let Some(memory) = GraphMemory::at(base) {
+        return memory.end();
+    }
     AddressSpace::global().free(base)?;
+    region.iter().for_each(settle);
     Ok(())
 }
 
@@ -44,6 +54,7 @@ pub fn free(context: &Context, base: u64) -> Result<()> {
 ///
 /// `INVALID_VALUE` for zero bytes, `OUT_OF_MEMORY`.
 pub fn alloc_host(context: &Context, bytes: u64, kind: RegionKind) -> Result<u64> {
+    capture::refuse_unsafe()?;
     let region = AddressSpace::global().alloc_host(bytes, kind)?;
     context.adopt(&region);
     Ok(region.base)
@@ -58,6 +69,7 @@ pub fn free_host(context: &Context, base: u64) -> Result<()> {
     let region = AddressSpace::global().lookup(base);
     let whole = region.filter(|r| r.base == base && r.kind == RegionKind::Host);
     whole.ok_or(Status::INVALID_VALUE)?;
+    capture::refuse_unsafe()?;
     context.synchronize()?;
     AddressSpace::global().free(base)?;
     Ok(())
@@ -213,19 +225,30 @@ impl Pool {
 ///
 /// `INVALID_VALUE` if it is not the start of an allocation; the sticky fault of the context.
 pub fn free_async(context: &Context, stream: &Stream, base: u64) -> Result<()> {
+    if capture::intercept(context, stream, Mode::Async, &Task::Free(base))? {
+        return Ok(());
+    }
     let space = AddressSpace::global();
     let region = space.lookup(base).filter(|r| r.base == base);
     let region = region.ok_or(Status::INVALID_VALUE)?;
     if !matches!(region.kind, RegionKind::Device(_)) {
         return Err(Status::INVALID_VALUE);
     }
-    let give_back = Box::new(move || {
+    let work = Box::new(move || {
         if space.lookup(base).is_some_and(|r| r.id == region.id) {
-            let _ = space.free(base);
-            settle(&region);
+            give_back(base);
         }
     });
-    context.enqueue(stream, Op::Quick(give_back)).map(drop)
+    context.enqueue(stream, Op::Quick(work)).map(drop)
+}
+
+/// Frees memory now, wherever it comes from.
+pub fn give_back(base: u64) {
+    if let Some(memory) = GraphMemory::at(base) {
+        let _ = memory.end();
+    } else if let Ok(region) = AddressSpace::global().free(base) {
+        settle(&region);
+    }
 }
 
 fn settle(region: &Region) {

@@ -5,8 +5,13 @@
 //! one of them is taken.
 
 pub mod attributes;
+pub mod capture;
 pub mod context;
 pub mod event;
+pub mod graph;
+pub mod graph_exec;
+pub mod graph_memory;
+pub mod graph_run;
 pub mod handles;
 pub mod image;
 pub mod launch;
@@ -20,5 +25,8 @@ pub mod output;
 pub mod report;
 pub mod status;
 pub mod stream;
+pub mod task;
 pub mod transfer;
+pub mod user_object;
 pub mod virtual_memory;
+pub mod words;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::capture::Capture;
 use super::status::{Result, Status};
 use crate::exec::Engine;
 
@@ -143,10 +144,44 @@ impl Marker {
         }
     }
 
-    fn wait_while_healthy(&self, health: &Health) {
+    /// Waits until the stream comes here or the context is over.
+    pub fn wait_while_healthy(&self, health: &Health) {
         if let Some(point) = self.point.get() {
             while !point.timeline.wait_for(point.ticket, RECHECK) && !health.is_over() {}
         }
+    }
+}
+
+impl Marker {
+    /// A marker outside any stream: passed when the second value is dropped.
+    #[must_use]
+    pub fn detached() -> (Arc<Self>, Reach) {
+        let marker = Arc::new(Self::default());
+        let timeline = Arc::<Timeline>::default();
+        let point = After {
+            timeline: Arc::clone(&timeline),
+            ticket: 1,
+        };
+        let _ = marker.point.set(point);
+        let reach = Reach {
+            marker: Arc::clone(&marker),
+            timeline,
+        };
+        (marker, reach)
+    }
+}
+
+/// The duty to pass a detached marker; done when dropped, so that nobody waits for ever.
+#[derive(Debug)]
+pub struct Reach {
+    marker: Arc<Marker>,
+    timeline: Arc<Timeline>,
+}
+
+impl Drop for Reach {
+    fn drop(&mut self) {
+        *self.marker.time.lock() = Some(Instant::now());
+        self.timeline.advance(1);
     }
 }
 
@@ -183,13 +218,7 @@ impl Op {
             _ if health.is_over() => {}
             Self::Work(work) | Self::Quick(work) => work(),
             Self::Wait(marker) => marker.wait_while_healthy(health),
-            Self::Poll(mut done) => {
-                let mut pause = Duration::from_micros(1);
-                while !health.is_over() && !done() {
-                    std::thread::sleep(pause);
-                    pause = (pause * 2).min(Duration::from_millis(1));
-                }
-            }
+            Self::Poll(done) => poll(health, done),
         }
     }
 
@@ -199,6 +228,15 @@ impl Op {
             Self::Wait(marker) => marker.when().is_some(),
             Self::Work(_) | Self::Poll(_) => false,
         }
+    }
+}
+
+/// Asks until the answer is `true` or the context is over.
+pub fn poll(health: &Health, mut done: impl FnMut() -> bool) {
+    let mut pause = Duration::from_micros(1);
+    while !health.is_over() && !done() {
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(1));
     }
 }
 
@@ -279,6 +317,8 @@ pub struct Stream {
     pub kind: StreamKind,
     /// Priority, clamped to the range of the device.
     pub priority: i32,
+    /// The capture that the stream takes part in.
+    pub capture: Mutex<Option<Arc<Capture>>>,
     queue: Arc<Queue>,
 }
 
@@ -296,6 +336,7 @@ impl Stream {
             context,
             kind,
             priority,
+            capture: Mutex::default(),
             queue: Arc::new(Queue {
                 state: Mutex::default(),
                 more: Condvar::new(),

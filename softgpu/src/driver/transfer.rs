@@ -8,11 +8,14 @@
 
 #![expect(unsafe_code, reason = "host memory is taken on the caller's word")]
 
+use std::sync::Arc;
+
 use super::context::Context;
 use super::output;
 use super::status::{Result, Status};
 use super::stream::{Op, Stream};
-use crate::mem::{AddressSpace, Span};
+use super::task::Task;
+use crate::mem::{Access, AddressSpace, Span};
 
 /// What an address is said to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,10 +117,13 @@ impl Rect {
     /// # Safety
     ///
     /// As [`Self::submit`].
-    unsafe fn resolve(&self, side: &Side) -> Result<(Span, Residence)> {
+    unsafe fn resolve(&self, side: &Side, access: Access) -> Result<(Span, Residence)> {
         let space = AddressSpace::global();
         let bytes = self.extent(side).ok_or(Status::INVALID_VALUE)?;
         if let Some(span) = space.span(side.address, bytes) {
+            if !space.any_access(side.address, bytes, access) {
+                return Err(Status::INVALID_VALUE);
+            }
             return Ok((span, Residence::Guest));
         }
         let end = side.address.checked_add(bytes);
@@ -131,26 +137,64 @@ impl Rect {
         Ok((span, Residence::Pageable))
     }
 
+    fn is_empty(&self) -> bool {
+        self.width == 0 || self.height == 0 || self.depth == 0
+    }
+
+    /// Checks both sides.
+    ///
+    /// # Errors
+    ///
+    /// `INVALID_VALUE` for a guest range that is not allocated, memory that no device may touch,
+    /// or rows that overlap.
+    pub fn check(&self) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the spans are dropped at once; nothing is accessed.
+        unsafe { self.resolve(&self.dst, Access::Write) }?;
+        // SAFETY: as above.
+        unsafe { self.resolve(&self.src, Access::Read) }?;
+        Ok(())
+    }
+
+    /// Copies now. Nothing happens if memory is gone since the check.
+    pub fn perform(&self) {
+        if self.is_empty() {
+            return;
+        }
+        // SAFETY: host memory is the client's word at the entry where the copy was asked for.
+        let dst = unsafe { self.resolve(&self.dst, Access::Write) };
+        // SAFETY: as above.
+        let src = unsafe { self.resolve(&self.src, Access::Read) };
+        if let (Ok((dst, _)), Ok((src, _))) = (dst, src) {
+            self.copy(&dst, &src);
+        }
+    }
+
     /// Queues the copy on a stream; in synchronous mode, or where the destination is pageable
     /// host memory, waits for it.
     ///
     /// # Safety
     ///
     /// Host addresses must be valid for the bytes touched: pageable source memory during the
-    /// call, pinned memory until the work is done.
+    /// call, pinned memory until the work is done; in a capture, as long as the graph is used.
     ///
     /// # Errors
     ///
-    /// `INVALID_VALUE` for a guest range that is not allocated or rows that overlap; the sticky
-    /// fault of the context.
-    pub unsafe fn submit(self, context: &Context, stream: &Stream, mode: Mode) -> Result<()> {
-        if self.width == 0 || self.height == 0 || self.depth == 0 {
+    /// As [`Self::check`]; the sticky fault of the context; errors of captures.
+    pub unsafe fn submit(self, context: &Context, stream: &Arc<Stream>, mode: Mode) -> Result<()> {
+        self.check()?;
+        if stream.capture.lock().is_some() {
+            return Task::Copy(self).submit(context, stream, mode);
+        }
+        if self.is_empty() {
             return context.health.check();
         }
         // SAFETY: the caller's promise.
-        let (dst, dst_at) = unsafe { self.resolve(&self.dst) }?;
+        let (dst, dst_at) = unsafe { self.resolve(&self.dst, Access::Write) }?;
         // SAFETY: the caller's promise.
-        let (src, src_at) = unsafe { self.resolve(&self.src) }?;
+        let (src, src_at) = unsafe { self.resolve(&self.src, Access::Read) }?;
         let waits = mode == Mode::Sync || dst_at == Residence::Pageable;
         let work: Box<dyn FnOnce() + Send> = if src_at == Residence::Pageable && !waits {
             let staged = src.read();
@@ -192,35 +236,67 @@ pub struct Fill {
 }
 
 impl Fill {
-    /// Queues the fill; in synchronous mode waits for it.
-    ///
-    /// # Errors
-    ///
-    /// `INVALID_VALUE` for misaligned or unallocated ranges; the sticky fault of the context.
-    pub fn submit(self, context: &Context, stream: &Stream, mode: Mode) -> Result<()> {
+    fn span(&self) -> Result<Span> {
+        let space = AddressSpace::global();
         let unit = self.pattern.len() as u64;
-        if self.width == 0 || self.height == 0 {
-            return context.health.check();
-        }
         let aligned = self.address.is_multiple_of(unit)
             && (self.height == 1 || self.pitch.is_multiple_of(unit) && self.pitch >= self.width);
         let bytes = (self.height - 1)
             .checked_mul(self.pitch)
             .and_then(|rows| rows.checked_add(self.width));
-        let span = bytes.and_then(|b| AddressSpace::global().span(self.address, b));
-        let span = span.filter(|_| aligned).ok_or(Status::INVALID_VALUE)?;
-        let work = Box::new(move || {
+        let allowed = |b: &u64| space.any_access(self.address, *b, Access::Write);
+        let span = bytes
+            .filter(allowed)
+            .and_then(|b| space.span(self.address, b));
+        span.filter(|_| aligned).ok_or(Status::INVALID_VALUE)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.width == 0 || self.height == 0
+    }
+
+    /// Checks the destination.
+    ///
+    /// # Errors
+    ///
+    /// `INVALID_VALUE` for misaligned or unallocated ranges and for memory that no device may
+    /// write.
+    pub fn check(&self) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        self.span().map(drop)
+    }
+
+    /// Fills now. Nothing happens if the memory is gone since the check.
+    pub fn perform(&self) {
+        if self.is_empty() {
+            return;
+        }
+        if let Ok(span) = self.span() {
             for row in 0..self.height {
                 span.part(row * self.pitch, self.width).fill(&self.pattern);
             }
-        });
-        submit(context, stream, work, mode)
+        }
+    }
+
+    /// Queues the fill; in synchronous mode waits for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::check`]; the sticky fault of the context; errors of captures.
+    pub fn submit(self, context: &Context, stream: &Arc<Stream>, mode: Mode) -> Result<()> {
+        self.check()?;
+        if self.is_empty() && stream.capture.lock().is_none() {
+            return context.health.check();
+        }
+        Task::Fill(self).submit(context, stream, mode)
     }
 }
 
 fn submit(
     context: &Context,
-    stream: &Stream,
+    stream: &Arc<Stream>,
     work: Box<dyn FnOnce() + Send>,
     mode: Mode,
 ) -> Result<()> {

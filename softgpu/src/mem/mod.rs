@@ -283,6 +283,21 @@ impl AddressSpace {
         self.translate_registered(address, bytes)
     }
 
+    /// Whether for every page of a range some device may access it so.
+    #[must_use]
+    pub fn any_access(&self, address: u64, bytes: u64, access: Access) -> bool {
+        let first = address.wrapping_sub(self.base);
+        let last = first.wrapping_add(bytes.max(1) - 1);
+        if first > last || last >= self.window {
+            return self.translate_registered(address, bytes).is_some();
+        }
+        let mask = match access {
+            Access::Read => ALL_DEVICES,
+            Access::Write => ALL_DEVICES << 16,
+        };
+        (first >> PAGE_BITS..=last >> PAGE_BITS).all(|page| self.pages.get(page) & mask != 0)
+    }
+
     #[cold]
     fn translate_registered(&self, address: u64, bytes: u64) -> Option<*mut u8> {
         let registered = self.registered.read();

@@ -6,8 +6,10 @@
 #[macro_use]
 mod support;
 
+mod captures;
 mod code;
 mod faults;
+mod graphs;
 mod hopper;
 mod kernels;
 mod memory;

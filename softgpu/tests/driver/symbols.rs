@@ -60,8 +60,8 @@ fn look_up_by_version_gives_the_exported_symbols() {
 
 #[test]
 fn what_is_not_implemented_answers_801() {
-    let mut graph = std::ptr::null_mut();
-    let result = code!(cuGraphCreate(&mut graph, 0));
+    let mut luid = [0; 8];
+    let result = code!(cuTexRefCreate(luid.as_mut_ptr().cast()));
     assert_eq!(result, CUresult::CUDA_ERROR_NOT_SUPPORTED);
 }
 
