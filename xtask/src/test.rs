@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::process::{cargo, run as run_command};
-use crate::{rules, setup};
+use crate::{coverage, rules, setup};
 
 /// What succeeded and what did not.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     let start = Instant::now();
     setup::run_setup()?;
     let mut tally = Tally::default();
-    let checks: [Check; 6] = [
+    let checks: [Check; 7] = [
         ("format", || {
             run_command(cargo().args(["fmt", "--all", "--check"]))
         }),
@@ -38,6 +38,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         ("static report is current", || xtask(&["check", "report"])),
         ("clippy", clippy),
         ("documentation", documentation),
+        ("every opcode is executed", coverage::check),
     ];
     for (name, check) in checks {
         eprintln!("== {name}");
