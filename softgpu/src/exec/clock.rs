@@ -37,9 +37,14 @@ impl Clock {
         self.0.fetch_add(ticks, Ordering::Relaxed);
     }
 
+    /// The ticks of a time.
+    pub(super) fn ticks(nanoseconds: u64) -> u64 {
+        nanoseconds.saturating_mul(CYCLES_PER_MICROSECOND) * UNIT / 1000
+    }
+
     /// Advances by wall time.
     pub(super) fn add_nanoseconds(&self, nanoseconds: u64) {
-        self.add(nanoseconds.saturating_mul(CYCLES_PER_MICROSECOND) * UNIT / 1000);
+        self.add(Self::ticks(nanoseconds));
     }
 }
 
@@ -64,6 +69,11 @@ impl Share {
     /// Ticks that the work done since the beginning of the quantum is worth.
     pub(super) fn since(&self, work: u64) -> u64 {
         work.wrapping_sub(self.work_base) * UNIT / self.clusters
+    }
+
+    /// Ticks of the clock at `work` instructions.
+    pub(super) fn end(&self, work: u64) -> u64 {
+        self.base + self.since(work)
     }
 
     /// `%clock64` at `work` instructions.

@@ -25,6 +25,7 @@ use super::mbar;
 use super::seed::Choice;
 use super::split::Wait;
 use super::transfer::Progress;
+use super::watch::{Recorder, Recording, Watch, Word};
 use super::warp::{Stop, Warp};
 use super::wgmma;
 use crate::error::{Fault, FaultKind};
@@ -32,8 +33,9 @@ use crate::error::{Fault, FaultKind};
 /// Warp instructions that a warp runs at a time.
 const SLICE: u32 = 4096;
 
-/// Turns for warps that only spin before the cluster is idle.
-const SPIN_ROUNDS: u32 = 2;
+/// How long a parked cluster whose loops are no fixed points is left alone: at first, and at most.
+const SHORTEST_PARK: u64 = 1_000_000;
+const LONGEST_PARK: u64 = 200_000_000;
 
 /// What became of a quantum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +60,10 @@ pub(super) struct Cluster {
     next: usize,
     /// `EFFECTS + POLLS + CLOCKS` when waits last timed out for lack of anything else.
     stalled_at: Option<u64>,
+    /// Nanoseconds that it is left alone when it is parked.
+    park: u64,
+    /// What it watches while it is idle.
+    watch: Option<Watch>,
 }
 
 /// Where the CTAs of a new cluster are.
@@ -122,6 +128,8 @@ impl Cluster {
             activity: 0,
             choice,
             expire: false,
+            recorder: Recorder::default(),
+            hooked: false,
         };
         Self {
             env: Arc::new(env),
@@ -130,6 +138,8 @@ impl Cluster {
             warps_per_cta: warps_per_cta as usize,
             next: 0,
             stalled_at: None,
+            park: SHORTEST_PARK,
+            watch: None,
         }
     }
 
@@ -169,8 +179,13 @@ impl Cluster {
         let env = self.env.clone();
         self.st.share = Share::begin(clock, self.st.work, clusters);
         self.st.turn += 1;
+        self.watch = None;
         let result = self.advance(&env, quantum);
+        self.st.record(Recording::Off);
         self.st.settle_tally();
+        if matches!(result, Ok(Outcome::Busy)) {
+            self.park = SHORTEST_PARK;
+        }
         result
     }
 
@@ -181,7 +196,6 @@ impl Cluster {
 
     fn advance(&mut self, env: &Env, quantum: u64) -> Result<Outcome, Fault> {
         let end = self.st.work + quantum;
-        let mut spins = 0;
         self.st.wake_all(Event::Time);
         self.release_spinning();
         let mut progress = false;
@@ -197,7 +211,7 @@ impl Cluster {
             if let Some(op) = self.st.inflight.pop_first() {
                 self.complete(env, op)?;
                 progress = true;
-                spins = 0;
+                self.st.record(Recording::Off);
                 continue;
             }
             if self.st.live == 0 {
@@ -205,29 +219,65 @@ impl Cluster {
             }
             let spinning = self.st.ctas.iter().any(|cta| cta.spinning != 0);
             if spinning {
-                spins += 1;
-                if spins > SPIN_ROUNDS {
-                    return Ok(if progress {
-                        Outcome::Busy
-                    } else {
-                        Outcome::Idle
-                    });
+                if self.st.recorder.on {
+                    return Ok(self.pause(env, progress));
                 }
+                self.st.record(Recording::On);
                 self.release_spinning();
                 continue;
             }
-            if let Some(outcome) = self.stalled(
-                env,
-                if progress {
-                    Outcome::Busy
-                } else {
-                    Outcome::Idle
-                },
-            )? {
-                return Ok(outcome);
+            if self.stalled(env)? {
+                return Ok(self.pause(env, progress));
             }
         }
         Ok(Outcome::Busy)
+    }
+
+    /// Ends a turn in which nothing more can happen inside; `progress` if something has.
+    fn pause(&mut self, env: &Env, progress: bool) -> Outcome {
+        let words = self.st.recorder.finish();
+        if progress {
+            return Outcome::Busy;
+        }
+        self.watch = self.watched(env, words);
+        Outcome::Idle
+    }
+
+    /// What can end all waits of the cluster, if that is known.
+    fn watched(&mut self, env: &Env, words: Option<Vec<Word>>) -> Option<Watch> {
+        let spinning = self.st.ctas.iter().any(|cta| cta.spinning != 0);
+        let mut timed = spinning && !self.st.recorder.fixed;
+        let mut launch = None;
+        for split in self.warps.iter().flat_map(|warp| warp.splits.iter()) {
+            match split.wait {
+                Wait::Sleep { .. } => return None,
+                Wait::Mbarrier { .. } => timed = true,
+                Wait::Grid => launch = env.launch.dependence.pending().cloned(),
+                _ => {}
+            }
+        }
+        let words = if spinning { words? } else { Vec::new() };
+        if !spinning && launch.is_none() {
+            return None;
+        }
+        let ticks = Clock::ticks(self.park);
+        let until = timed.then(|| self.st.share.end(self.st.work) + ticks);
+        self.park = (self.park * 2).min(LONGEST_PARK);
+        Some(Watch {
+            words,
+            until,
+            launch,
+        })
+    }
+
+    /// What an idle cluster watches: it need not run before that changes.
+    pub(super) fn take_watch(&mut self) -> Option<Watch> {
+        self.watch.take()
+    }
+
+    /// CTAs that have not executed `griddepcontrol.launch_dependents`.
+    pub(super) fn untriggered(&self) -> u64 {
+        self.st.ctas.iter().filter(|cta| !cta.triggered).count() as u64
     }
 
     /// Warps that only spin may run again.
@@ -309,13 +359,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// Nothing can run, is in flight or spins; `so_far` is what the turn comes to if that is all.
-    fn stalled(&mut self, env: &Env, so_far: Outcome) -> Result<Option<Outcome>, Fault> {
+    /// Nothing can run, is in flight or spins: whether the turn is over.
+    fn stalled(&mut self, env: &Env) -> Result<bool, Fault> {
         let waits = || self.warps.iter().flat_map(|warp| warp.splits.iter());
-        let sleeping = waits().any(|split| matches!(split.wait, Wait::Sleep { .. }));
+        let sleeping = waits().any(|split| matches!(split.wait, Wait::Sleep { .. } | Wait::Grid));
         let timed = waits().any(|split| matches!(split.wait, Wait::Mbarrier { .. }));
         if sleeping {
-            return Ok(Some(so_far));
+            return Ok(true);
         }
         let activity = self.st.settle_tally();
         if !timed || self.stalled_at == Some(activity) {
@@ -328,7 +378,7 @@ impl Cluster {
         self.st.expire = false;
         woken?;
         // After the first time the machine looks elsewhere before waits time out again.
-        Ok(before.map(|_| so_far))
+        Ok(before.is_some())
     }
 
     /// Gives each warp that can run one slice.
@@ -396,6 +446,7 @@ impl Cluster {
             Wait::CpAsync { pending } => format!("cp.async groups, at most {pending}"),
             Wait::Wgmma { pending } => format!("wgmma groups, at most {pending}"),
             Wait::Sleep { .. } => "sleep".to_owned(),
+            Wait::Grid => "griddepcontrol.wait: the grid before this one".to_owned(),
         }
     }
 }

@@ -212,6 +212,15 @@ fn has_effect(instr: &Instr) -> bool {
     }
 }
 
+/// Whether the instruction is a weak load, which may be part of a spin loop too.
+pub(super) fn is_weak_poll(instr: &Instr) -> bool {
+    let Op::Ld(access) = &instr.op else {
+        return false;
+    };
+    access.order == Order::Weak
+        && matches!(access.space, Space::Generic | Space::Global | Space::Shared | Space::SharedCluster)
+}
+
 /// Whether the instruction reads what other threads may change while this one loops.
 pub(super) fn is_poll(instr: &Instr) -> bool {
     match &instr.op {

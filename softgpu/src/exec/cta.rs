@@ -17,10 +17,12 @@ use super::barrier::{BARRIERS, ClusterBarrier, NamedBarrier};
 use super::block::Block;
 use super::clock::Share;
 use super::counters::{CLOCKS, Counters, EFFECTS, POLLS, Tally};
+use super::dependents::Dependence;
 use super::inflight::InFlight;
 use super::kernel::Kernel;
 use super::seed::Choice;
 use super::split::Wait;
+use super::watch::{Recorder, Recording};
 use super::wgmma::Warpgroup;
 use crate::error::{Fault, FaultKind};
 use crate::mem::AddressSpace;
@@ -45,6 +47,8 @@ pub(super) struct LaunchState {
     pub(super) aborted: AtomicBool,
     pub(super) fault: Mutex<Option<Fault>>,
     pub(super) counters: Mutex<Counters>,
+    /// Predecessor and successors in the stream.
+    pub(super) dependence: Dependence,
 }
 
 impl LaunchState {
@@ -158,7 +162,7 @@ pub(super) fn events(wait: Wait) -> &'static [Event] {
         Wait::Cluster { .. } => &[Event::Cluster],
         Wait::Mbarrier { .. } => &[Event::Mbarrier, Event::Time],
         Wait::Bulk { .. } | Wait::CpAsync { .. } | Wait::Wgmma { .. } => &[Event::Async],
-        Wait::Sleep { .. } => &[Event::Time],
+        Wait::Sleep { .. } | Wait::Grid => &[Event::Time],
     }
 }
 
@@ -172,6 +176,8 @@ pub(super) struct Cta {
     pub(super) ready: u32,
     /// Warps that only spin; they run when nothing else can.
     pub(super) spinning: u32,
+    /// `griddepcontrol.launch_dependents` has been executed.
+    pub(super) triggered: bool,
     /// Warps that wait, by event.
     waiting: [u32; EVENTS],
     pub(super) warpgroups: Vec<Warpgroup>,
@@ -185,6 +191,7 @@ impl Cta {
             live: threads,
             ready: u32::MAX >> (32 - warps.clamp(1, 32)),
             spinning: 0,
+            triggered: false,
             waiting: [0; EVENTS],
             warpgroups: (0..warps.div_ceil(4))
                 .map(|_| Warpgroup::default())
@@ -229,12 +236,24 @@ pub(super) struct State {
     pub(super) choice: Choice,
     /// Waits that can time out do so now: nothing else can happen.
     pub(super) expire: bool,
+    pub(super) recorder: Recorder,
+    /// Someone wants to know of accesses to memory before they happen.
+    pub(super) hooked: bool,
 }
 
 impl State {
     /// `%clock64`; also the unit of [`Wait::Mbarrier`] and [`Wait::Sleep`].
     pub(super) fn cycles(&self) -> u64 {
         self.share.cycles(self.work)
+    }
+
+    /// Begins or ends the recording of polls.
+    pub(super) fn record(&mut self, recording: Recording) {
+        match recording {
+            Recording::On => self.recorder.start(),
+            Recording::Off => self.recorder.on = false,
+        }
+        self.hooked = self.recorder.on;
     }
 
     pub(super) fn wake(&mut self, rank: u32, event: Event) {

@@ -13,6 +13,7 @@ use super::cluster::{Cluster, Outcome};
 use super::config::Config;
 use super::counters::Counters;
 use super::cta::LaunchState;
+use super::dependents::{Dependence, Trigger};
 use super::kernel::Kernel;
 use super::residency::{Need, Residency};
 use super::scheduler::{Entry, Next, Scheduler, Work};
@@ -48,6 +49,23 @@ pub struct Launch {
     pub params: Vec<u8>,
     /// All CTAs must be resident at once.
     pub cooperative: bool,
+}
+
+/// The neighbours of a launch in its stream, under programmatic dependent launch.
+#[derive(Default)]
+pub struct Chain {
+    /// The launch that it may overlap with; its `griddepcontrol.wait` waits for that one.
+    pub predecessor: Option<u64>,
+    /// Called, on some other thread, once all its CTAs have let successors start or have ended.
+    pub trigger: Option<Trigger>,
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chain")
+            .field("predecessor", &self.predecessor)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Executes launches.
@@ -105,9 +123,15 @@ impl Engine {
     ///
     /// Returns a number for [`Self::abort`].
     pub fn submit(&self, launch: Launch, done: Done) -> u64 {
+        self.submit_after(launch, Chain::default(), done)
+    }
+
+    /// Starts a launch that may overlap with its neighbours in a stream.
+    pub fn submit_after(&self, launch: Launch, chain: Chain, done: Done) -> u64 {
         let shared = &self.shared;
         let checked = check(&shared.config, &launch);
-        let (state, need) = match checked.and_then(|need| Ok((prepare(shared, launch)?, need))) {
+        let ready = checked.and_then(|need| Ok((prepare(shared, launch, chain)?, need)));
+        let (state, need) = match ready {
             Ok(ready) => ready,
             Err(fault) => {
                 done(Err(fault));
@@ -115,7 +139,9 @@ impl Engine {
             }
         };
         self.workers.call_once(|| {
-            for index in 0..shared.config.host_threads {
+            // Two workers would race, and no seed replays a race.
+            let threads = shared.config.seed.map_or(shared.config.host_threads, |_| 1);
+            for index in 0..threads {
                 let shared = shared.clone();
                 let name = format!("softgpu-{index}");
                 // Without even one thread launches would never end; that is worth a panic.
@@ -236,7 +262,11 @@ fn check(config: &Config, launch: &Launch) -> Result<Need, Fault> {
     Ok(need)
 }
 
-fn prepare(shared: &Shared, launch: Launch) -> Result<Arc<LaunchState>, Fault> {
+fn prepare(shared: &Shared, launch: Launch, chain: Chain) -> Result<Arc<LaunchState>, Fault> {
+    let predecessor = chain
+        .predecessor
+        .and_then(|id| shared.scheduler.lock().launch(id));
+    let ctas = launch.grid.iter().map(|&n| u64::from(n)).product();
     let workspace = if launch.cooperative {
         new_workspace(&launch)?
     } else {
@@ -257,6 +287,7 @@ fn prepare(shared: &Shared, launch: Launch) -> Result<Arc<LaunchState>, Fault> {
         aborted: AtomicBool::new(false),
         fault: Mutex::new(None),
         counters: Mutex::default(),
+        dependence: Dependence::new(predecessor, ctas, chain.trigger),
     }))
 }
 
@@ -297,7 +328,11 @@ fn work(shared: &Shared) {
             }
             Next::Run(entry) => {
                 let clusters = scheduler.clusters();
+                let more = scheduler.has_more();
                 drop(scheduler);
+                if more {
+                    shared.work.notify_one();
+                }
                 turn(shared, entry, clusters);
             }
         }
@@ -322,6 +357,7 @@ fn turn(shared: &Shared, mut entry: Box<Entry>, clusters: u64) {
     }
     if let Work::Begun(cluster) = &mut entry.work {
         *launch.counters.lock() += cluster.counters();
+        launch.dependence.release(cluster.untriggered());
     }
     let finished = shared.scheduler.lock().finish(&entry, &launch);
     if let Work::Begun(cluster) = entry.work {

@@ -50,6 +50,8 @@ pub(super) struct AccessInfo {
     pub(super) space: Space,
     /// Index into [`Kernel::polls`] plus 1; 0 if this is not a poll.
     pub(super) poll: u32,
+    /// It is a weak load, and counts as a poll only now and then.
+    pub(super) weak: bool,
 }
 
 /// A kernel ready to launch.
@@ -239,11 +241,17 @@ impl Decoder {
             _ => (0, Space::Generic),
         };
         let mut poll = 0;
-        if bytes != 0 && counters::is_poll(instr) {
+        let weak = counters::is_weak_poll(instr);
+        if bytes != 0 && (weak || counters::is_poll(instr)) {
             self.polls.push(instr.dst.iter().copied().collect());
             poll = index(self.polls.len());
         }
-        self.access.push(AccessInfo { bytes, space, poll });
+        self.access.push(AccessInfo {
+            bytes,
+            space,
+            poll,
+            weak,
+        });
     }
 
     fn machine(&mut self, instr: &Instr) -> Result<Inst, PtxError> {
@@ -263,7 +271,6 @@ impl Decoder {
             Op::Ret => Flow::Return,
             Op::Prefetch
             | Op::Setmaxnreg { .. }
-            | Op::Griddep { .. }
             | Op::WgmmaFence
             | Op::Brkpt => Flow::Nop,
             Op::Cover(number) => Flow::Cover(*number),
@@ -334,6 +341,7 @@ fn is_machine(op: &Op) -> bool {
             | Op::Redux(..)
             | Op::Shfl(_)
             | Op::Nanosleep
+            | Op::Griddep { .. }
             | Op::Ldmatrix { .. }
             | Op::Stmatrix { .. }
     )

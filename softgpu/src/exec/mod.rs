@@ -8,6 +8,7 @@
 //! | [`engine`], `scheduler`, `residency` | launches, worker threads, who runs next, what fits |
 //! | `cluster`, `cta` | one cluster: its warps, memory, barriers, operations in flight |
 //! | `warp`, `split` | one warp: the interpreter's loop, independent thread scheduling |
+//! | `watch`, `dependents` | parked spins, programmatic dependent launch |
 //! | `system`, `warpops`, `mbar`, `bulk`, `wgmma` | instructions of the machine |
 //! | `call`, `builtin`, [`device`], [`printf`] | calls, and the functions that the driver provides |
 //! | `inflight`, `group`, `transfer` | asynchronous operations and their completion |
@@ -26,6 +27,7 @@ mod config;
 mod counters;
 mod cta;
 pub mod device;
+mod dependents;
 pub mod engine;
 mod group;
 mod heap;
@@ -47,11 +49,13 @@ mod tensormap;
 mod transfer;
 mod warp;
 mod warpops;
+mod watch;
 mod wgmma;
 
 pub use block::POISON;
 pub use clock::CYCLES_PER_MICROSECOND;
 pub use config::Config;
 pub use counters::{CLASSES, Counters, InstrClass, SpaceBytes};
-pub use engine::{Done, Engine, Launch};
+pub use dependents::Trigger;
+pub use engine::{Chain, Done, Engine, Launch};
 pub use kernel::Kernel;

@@ -112,6 +112,19 @@ impl RegFile {
         self.carry = 0;
     }
 
+    /// A hash of all registers.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mix = |hash: u64, value: u64| {
+            (hash ^ value)
+                .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+                .rotate_left(29)
+        };
+        let pairs = self.lanes.iter().flat_map(|lanes| lanes.0.chunks_exact(2));
+        let words = pairs.map(|pair| u64::from(pair[0]) << 32 | u64::from(pair[1]));
+        let preds = self.preds.iter().map(|&bits| bits.into());
+        words.chain(preds).fold(self.carry.into(), mix)
+    }
+
     /// Number of slots.
     #[must_use]
     pub fn slots(&self) -> u32 {

@@ -5,6 +5,10 @@
 //! that CTAs which have nothing to say to each other run one after the other in warm caches while
 //! every resident CTA still makes progress.
 //!
+//! Clusters that only poll words of global memory are parked and get no turns ([`super::watch`]):
+//! when a worker looks for work it compares the words with memory, all of them when there is nothing
+//! else to run, else some in rotation.
+//!
 //! A round in which every cluster was idle makes the machine idle: workers then sleep for a while
 //! (longer and longer, up to half a millisecond), and time passes as the module on the clock says.
 
@@ -22,6 +26,7 @@ use super::cta::{LaunchState, Position};
 use super::engine::Done;
 use super::residency::{Need, Residency};
 use super::seed::Choice;
+use super::watch::{Reason, Watch};
 use crate::error::Fault;
 
 /// Every so many turns a new cluster begins although begun ones have work.
@@ -29,12 +34,23 @@ const FRESH_TURN: u64 = 64;
 
 const SHORTEST_SLEEP: Duration = Duration::from_micros(10);
 const LONGEST_SLEEP: Duration = Duration::from_micros(500);
+/// While another worker is busy.
+const WATCHING: Duration = Duration::from_micros(100);
+
+/// Parked clusters looked at before each turn while there is other work.
+const GLANCE: usize = 32;
 
 /// A cluster in the queue.
 pub(super) struct Entry {
     pub(super) work: Work,
     /// It did nothing in its last turn.
     idle: bool,
+}
+
+/// A cluster that waits for something that can be watched.
+struct Parked {
+    entry: Box<Entry>,
+    watch: Watch,
 }
 
 /// A cluster, or what it takes to make one.
@@ -45,6 +61,15 @@ pub(super) enum Work {
         site: Site,
         number: u64,
     },
+}
+
+impl Entry {
+    pub(super) fn launch(&self) -> &Arc<LaunchState> {
+        match &self.work {
+            Work::Begun(cluster) => cluster.launch(),
+            Work::Fresh { launch, .. } => launch,
+        }
+    }
 }
 
 /// A grid that is being executed.
@@ -62,6 +87,7 @@ struct Grid {
 impl Grid {
     fn finish(self) -> Option<Finished> {
         let fault = self.launch.fault.lock().take();
+        self.launch.dependence.finish();
         let counters = || Ok(self.launch.counters.lock().clone());
         Some(Finished {
             done: self.done?,
@@ -105,6 +131,9 @@ pub(super) enum Next {
 pub(super) struct Scheduler {
     begun: VecDeque<Box<Entry>>,
     fresh: VecDeque<Box<Entry>>,
+    parked: Vec<Parked>,
+    /// Where the next glance at them begins.
+    glance: usize,
     grids: HashMap<u64, Grid>,
     devices: Vec<Device>,
     /// Entries that workers are running, and those of them that were not idle before.
@@ -126,6 +155,7 @@ impl fmt::Debug for Scheduler {
         f.debug_struct("Scheduler")
             .field("begun", &self.begun.len())
             .field("fresh", &self.fresh.len())
+            .field("parked", &self.parked.len())
             .field("grids", &self.grids.len())
             .field("running", &self.running)
             .finish_non_exhaustive()
@@ -141,6 +171,8 @@ impl Scheduler {
         Self {
             begun: VecDeque::new(),
             fresh: VecDeque::new(),
+            parked: Vec::new(),
+            glance: 0,
             grids: HashMap::new(),
             devices: (0..config.devices).map(device).collect(),
             running: 0,
@@ -156,7 +188,7 @@ impl Scheduler {
 
     /// Clusters that are resident.
     pub(super) fn clusters(&self) -> u64 {
-        (self.begun.len() + self.fresh.len() + self.running) as u64
+        (self.begun.len() + self.fresh.len() + self.parked.len() + self.running) as u64
     }
 
     /// Adds a grid.
@@ -213,21 +245,33 @@ impl Scheduler {
         }
     }
 
+    /// A launch that is not over.
+    pub(super) fn launch(&self, id: u64) -> Option<Arc<LaunchState>> {
+        self.grids.get(&id).map(|grid| grid.launch.clone())
+    }
+
     /// Makes the clusters of a grid end at their next turns; the grid itself if none has begun.
     pub(super) fn abort(&mut self, id: u64) -> Option<Finished> {
         let grid = self.grids.get(&id)?;
         grid.launch.aborted.store(true, Ordering::Relaxed);
         let unbegun = grid.resident == 0;
         self.stir();
+        self.release(|launch| launch.id == id);
         let grid = unbegun.then(|| self.grids.remove(&id)).flatten();
         grid.and_then(Grid::finish)
     }
 
+    /// Whether there is work for another worker too.
+    pub(super) fn has_more(&self) -> bool {
+        self.begun.len() + self.fresh.len() > 0 && self.idle_turns == 0
+    }
+
     /// What to do next.
     pub(super) fn next(&mut self, clock: &Clock) -> Next {
+        self.look_at_parked(clock.now());
         let waiting = self.begun.len() as u64;
-        let all_idle = self.fresh.is_empty() && self.idle_turns >= waiting.max(1);
-        if waiting > 0 && all_idle {
+        let all_idle = self.fresh.is_empty() && self.idle_turns >= waiting;
+        if waiting + self.parked.len() as u64 > 0 && all_idle {
             // Everyone gets another turn before the machine sleeps again.
             self.idle_turns = 0;
             self.idle_rounds += 1;
@@ -261,7 +305,7 @@ impl Scheduler {
             .min(LONGEST_SLEEP);
         if self.busy > 0 {
             self.idle_since = None;
-            return SHORTEST_SLEEP;
+            return WATCHING;
         }
         if self.seeded {
             clock.add_nanoseconds(nanoseconds(SHORTEST_SLEEP));
@@ -272,6 +316,45 @@ impl Scheduler {
             clock.add_nanoseconds(nanoseconds(now - since));
         }
         sleep
+    }
+
+    /// Puts parked clusters back into the queue that have to run.
+    fn look_at_parked(&mut self, now: u64) {
+        let nothing_else = self.fresh.is_empty() && self.idle_turns >= self.begun.len() as u64;
+        let count = if nothing_else {
+            self.parked.len()
+        } else {
+            self.parked.len().min(GLANCE)
+        };
+        for _ in 0..count {
+            if self.glance >= self.parked.len() {
+                self.glance = 0;
+            }
+            let Some(reason) = self.parked[self.glance].watch.due(now) else {
+                self.glance += 1;
+                continue;
+            };
+            let mut entry = self.parked.swap_remove(self.glance).entry;
+            entry.idle = reason == Reason::Time;
+            if reason == Reason::Changed {
+                self.stir();
+            }
+            self.idle_turns = 0;
+            self.begun.push_back(entry);
+        }
+    }
+
+    /// Puts the parked clusters of some launches back into the queue.
+    fn release(&mut self, of: impl Fn(&LaunchState) -> bool) {
+        let parked = std::mem::take(&mut self.parked);
+        for Parked { mut entry, watch } in parked {
+            if of(entry.launch()) {
+                entry.idle = false;
+                self.begun.push_back(entry);
+            } else {
+                self.parked.push(Parked { entry, watch });
+            }
+        }
     }
 
     /// Something happened: the machine is not idle.
@@ -286,10 +369,16 @@ impl Scheduler {
         self.running -= 1;
         self.busy -= usize::from(!entry.idle);
         entry.idle = outcome == Outcome::Idle;
-        if entry.idle {
-            self.idle_turns += 1;
-        } else {
+        if !entry.idle {
             self.stir();
+        } else if let Work::Begun(cluster) = &mut entry.work
+            && let Some(watch) = cluster.take_watch()
+            && !cluster.launch().aborted.load(Ordering::Relaxed)
+        {
+            self.parked.push(Parked { entry, watch });
+            return;
+        } else {
+            self.idle_turns += 1;
         }
         self.begun.push_back(entry);
     }
@@ -303,6 +392,9 @@ impl Scheduler {
             Work::Begun(cluster) => cluster.positions(),
             Work::Fresh { site, .. } => &site.positions,
         };
+        if launch.aborted.load(Ordering::Relaxed) {
+            self.release(|other| other.id == launch.id);
+        }
         let grid = self.grids.get_mut(&launch.id)?;
         let device = &mut self.devices[launch.device as usize];
         device.residency.give(positions, grid.need);

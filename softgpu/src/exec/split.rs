@@ -33,6 +33,8 @@ pub(super) enum Wait {
     CpAsync { pending: u32 },
     /// wgmma groups.
     Wgmma { pending: u32 },
+    /// The end of the grid before this one in the stream.
+    Grid,
     /// Virtual time, or the cluster's next turn: sleeping may end early.
     Sleep { until: u64, turn: u64 },
 }
@@ -59,12 +61,41 @@ pub(super) struct Spin {
     pub(super) hash: u64,
     /// The same for the iteration before.
     pub(super) last: u64,
+    /// Hashes of the addresses polled, this time and the time before.
+    pub(super) places: u64,
+    pub(super) last_places: u64,
+    /// Iterations have polled different addresses.
+    pub(super) wanders: bool,
+    /// A clock was read since the last backward branch.
+    pub(super) timed: bool,
     /// Something was polled since the last backward branch.
     pub(super) polled: bool,
     /// Like iterations in a row.
     pub(super) count: u32,
     /// It spun, and has not run since.
     pub(super) spun: bool,
+    /// It has spun, and has polled nothing new since.
+    pub(super) hot: bool,
+    /// Backward branches in a row without an effect.
+    pub(super) quiet: u32,
+    /// Doublings of the iterations that it takes to call it spinning.
+    pub(super) patience: u32,
+    /// Hash of the registers at the last backward branch, while a round is recorded.
+    pub(super) registers: u64,
+    /// The backward branch of the loop.
+    pub(super) branch: u32,
+}
+
+/// Weak loads count as polls in the last few of so many iterations without an effect: hashing what
+/// they read costs time, and a loop that spins goes on for longer.
+const SAMPLING: u32 = 1024;
+const SAMPLED: u32 = 4;
+
+impl Spin {
+    /// Whether weak loads count as polls now.
+    pub(super) fn armed(&self) -> bool {
+        self.hot || self.quiet % SAMPLING >= SAMPLING - SAMPLED
+    }
 }
 
 /// Instructions that a split may run while others of its warp can.

@@ -86,6 +86,19 @@ impl Warp {
                 let wait = Wait::Cluster { phase };
                 Ok(if waits { Step::Wait(wait) } else { Step::Next })
             }
+            // A recorded round looks at the loop around the sleep; sleeping may end at once.
+            Op::Nanosleep if st.recorder.on => Ok(Step::Next),
+            Op::Griddep { wait: true } => {
+                let open = env.launch.dependence.pending().is_some();
+                Ok(if open { Step::Wait(Wait::Grid) } else { Step::Next })
+            }
+            Op::Griddep { wait: false } => {
+                let cta = &mut st.ctas[self.rank as usize];
+                if !std::mem::replace(&mut cta.triggered, true) {
+                    env.launch.dependence.release(1);
+                }
+                Ok(Step::Next)
+            }
             Op::Nanosleep => {
                 let ns = self.regs.operand_u64(&instr.src[0], mask.trailing_zeros()) as u32;
                 let until = st.cycles() + u64::from(ns) * CYCLES_PER_1000_NS / 1000;

@@ -10,7 +10,7 @@
 )]
 
 use super::call::Stacks;
-use super::counters::{EFFECTS, POLLS};
+use super::counters::{CLOCKS, EFFECTS, POLLS};
 use super::cta::{Env, Event, Origin, State, events};
 use super::group::{Groups, Until};
 use super::inst::{Code, Inst, LaneFault};
@@ -20,7 +20,8 @@ use super::split::{Spin, Split, Splits, Wait};
 use super::wgmma::WarpIssue;
 use crate::error::{Fault, FaultKind};
 use crate::exec::access::MemCtx;
-use crate::ir::Class;
+use crate::exec::access::transfer::guest_addresses;
+use crate::ir::{Class, Op, Space};
 
 /// Why a warp stopped running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +88,44 @@ enum Look {
 /// Iterations of a loop that polls in vain before the warp gives way.
 const SPINS: u32 = 2;
 
+/// Most doublings of [`SPINS`] for a loop that counts its attempts.
+const MOST_PATIENCE: u32 = 13;
+
+/// Adds a value to a hash.
+fn stir(hash: u64, value: u64) -> u64 {
+    (hash ^ value)
+        .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        .rotate_left(29)
+}
+
+/// Whether an instruction of the machine reads nothing that changes outside of the cluster, but for
+/// the clock.
+fn is_known(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Special(_)
+            | Op::Mbarrier(..)
+            | Op::Fence(_)
+            | Op::Nanosleep
+            | Op::Bar { .. }
+            | Op::BarRed(_)
+            | Op::BarWarp
+            | Op::BarClusterArrive { .. }
+            | Op::BarClusterWait
+            | Op::Elect { .. }
+            | Op::Activemask
+            | Op::Vote(_)
+            | Op::Match { .. }
+            | Op::Redux(..)
+            | Op::Shfl(_)
+            | Op::Griddep { .. }
+            | Op::Cvta { .. }
+            | Op::Isspacep(_)
+            | Op::Mapa { .. }
+            | Op::Getctarank { .. }
+    )
+}
+
 /// A warp.
 #[derive(Debug)]
 pub(super) struct Warp {
@@ -108,6 +147,8 @@ pub(super) struct Warp {
     pub(super) stacks: Box<Stacks>,
     /// Phase of the cluster barrier in which lanes last arrived, and which.
     pub(super) cluster_arrived: (u64, u32),
+    /// Weak loads of the split that runs count as polls.
+    armed: bool,
 }
 
 impl Warp {
@@ -140,6 +181,7 @@ impl Warp {
             wgmma: WarpIssue::default(),
             stacks: Box::new(Stacks::new(kernel.function().local_bytes)),
             cluster_arrived: (0, 0),
+            armed: false,
         }
     }
 
@@ -208,6 +250,7 @@ impl Warp {
             ..
         } = *self.splits.at(at);
         let mut start = pc;
+        self.armed = self.splits.at(at).spin.armed();
         loop {
             if pc == limit {
                 self.leave(at, pc);
@@ -228,6 +271,9 @@ impl Warp {
                 }
                 Code::Mem(handler) => {
                     if mask != 0 {
+                        if st.hooked {
+                            self.before_access(kernel, st, &ctx, (pc, mask));
+                        }
                         // SAFETY: as above; `env` keeps alive what the context points to.
                         let done = unsafe { handler(&mut self.regs, mask, inst, &mut ctx) };
                         done.map_err(|fault| self.lane_fault(env, inst, fault))?;
@@ -278,7 +324,7 @@ impl Warp {
         {
             self.tally(kernel, st, at, run);
             let turn = if target <= pc {
-                self.backward(at, st, visit.end)
+                self.backward((at, pc), st, visit.end)
             } else {
                 Turn::Stay
             };
@@ -331,26 +377,20 @@ impl Warp {
             split.spin = Spin::default();
         } else if tally[POLLS] != 0 {
             split.spin.polled = true;
+            split.spin.timed |= tally[CLOCKS] != 0;
         }
     }
 
     /// After a backward branch: looks for spinning, fairness within the warp, the slice's end.
     #[inline]
-    fn backward(&mut self, at: usize, st: &State, end: u64) -> Turn {
+    fn backward(&mut self, (at, pc): (usize, u32), st: &mut State, end: u64) -> Turn {
         let split = self.splits.at_mut(at);
-        if split.spin.polled {
-            let spin = &mut split.spin;
-            let same = spin.hash == spin.last;
-            spin.count = if same { spin.count + 1 } else { 0 };
-            spin.last = spin.hash;
-            spin.hash = 0;
-            spin.polled = false;
-            if spin.count >= SPINS {
-                spin.count = 0;
-                spin.spun = true;
-                return Turn::Switch;
-            }
+        split.spin.quiet = split.spin.quiet.wrapping_add(1);
+        self.armed = split.spin.armed();
+        if split.spin.polled && self.spins((at, pc), st) {
+            return Turn::Switch;
         }
+        let split = self.splits.at_mut(at);
         if split.budget <= 0 {
             self.splits.give_way(at);
             return Turn::Switch;
@@ -361,22 +401,94 @@ impl Warp {
         Turn::Stay
     }
 
+    /// After an iteration that polled: whether the loop spins.
+    fn spins(&mut self, (at, pc): (usize, u32), st: &mut State) -> bool {
+        let split = self.splits.at_mut(at);
+        let spin = &mut split.spin;
+        if spin.hash == spin.last {
+            spin.count += 1;
+        } else {
+            *spin = Spin {
+                hash: spin.hash,
+                places: spin.places,
+                quiet: spin.quiet,
+                timed: spin.timed,
+                ..Spin::default()
+            };
+        }
+        spin.wanders |= spin.count > 1 && spin.places != spin.last_places;
+        spin.last = spin.hash;
+        spin.last_places = spin.places;
+        (spin.hash, spin.places, spin.polled) = (0, 0, false);
+        let spun = spin.count >= SPINS << spin.patience;
+        if st.recorder.on && spin.count + 1 >= SPINS << spin.patience {
+            // The last two iterations before the verdict.
+            let registers = self.regs.fingerprint();
+            let spin = &mut self.splits.at_mut(at).spin;
+            let fixed = spin.registers == registers;
+            spin.registers = registers;
+            if spun {
+                st.recorder.whole &= !spin.wanders;
+                st.recorder.fixed &= fixed;
+                if !fixed && !spin.timed {
+                    // It counts its attempts: let it get on.
+                    spin.patience = (spin.patience + 1).min(MOST_PATIENCE);
+                }
+            }
+        }
+        if spun {
+            let spin = &mut self.splits.at_mut(at).spin;
+            (spin.count, spin.spun, spin.hot, spin.branch) = (0, true, true, pc);
+        }
+        spun
+    }
+
+    /// Before an access to memory, if someone wants to know.
+    #[cold]
+    fn before_access(
+        &mut self,
+        kernel: &Kernel,
+        st: &mut State,
+        ctx: &MemCtx<'_>,
+        (pc, mask): (u32, u32),
+    ) {
+        let info = kernel.access[pc as usize];
+        // Local memory may hold a counter.
+        st.recorder.fixed &= info.space != Space::Local;
+        if st.recorder.on && info.poll != 0 && !(info.weak && !self.armed) {
+            let inst = &kernel.code[pc as usize];
+            // SAFETY: only loads, stores and atomics have bytes, and polls have; the file has all
+            // slots of the kernel.
+            let (space, addresses) = unsafe { guest_addresses(&mut self.regs, inst) };
+            let mut last = None;
+            for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
+                let address = addresses[lane];
+                if last.replace(address) != Some(address) {
+                    st.recorder.poll(ctx, (space, address), info.bytes);
+                }
+            }
+        }
+    }
+
     /// Counts the bytes of an access, and what a poll has read.
     fn note_access(&mut self, kernel: &Kernel, st: &mut State, (at, pc, mask): (usize, u32, u32)) {
         let info = kernel.access[pc as usize];
         let bytes = u64::from(info.bytes) * u64::from(mask.count_ones());
         st.counters.bytes.add(info.space, bytes);
-        if info.poll == 0 {
+        if info.poll == 0 || info.weak && !self.armed {
             return;
         }
+        let inst = &kernel.code[pc as usize];
+        // SAFETY: as in `before_access`.
+        let (_, addresses) = unsafe { guest_addresses(&mut self.regs, inst) };
+        let lanes = (0..32).filter(|lane| mask >> lane & 1 != 0);
+        let places = lanes.fold(self.splits.at(at).spin.places, |hash, lane: usize| {
+            stir(hash, addresses[lane])
+        });
         let mut hash = self.splits.at(at).spin.hash;
         for reg in &kernel.polls[info.poll as usize - 1] {
             let slot = Slot(reg.slot);
-            let mut mix = |value: u64| {
-                hash = (hash ^ value)
-                    .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-                    .rotate_left(29);
-            };
+            let mut mix = |value: u64| hash = stir(hash, value);
             let lanes = (0..32u32).filter(|lane| mask >> lane & 1 != 0);
             match reg.class {
                 Class::B32 | Class::Pred if mask.count_ones() == 32 => {
@@ -388,7 +500,11 @@ impl Warp {
                 class => lanes.for_each(|lane| mix(self.regs.value_u64(slot, class, lane))),
             }
         }
-        self.splits.at_mut(at).spin.hash = hash;
+        let spin = &mut self.splits.at_mut(at).spin;
+        spin.hash = if info.weak { stir(hash, places) } else { hash };
+        spin.places = places;
+        // Strong polls are seen in the tally.
+        spin.polled |= info.weak;
     }
 
     /// Executes an instruction of the machine or a diverging branch; `true` if the split simply
@@ -423,6 +539,8 @@ impl Warp {
                 Ok(false)
             }
             Flow::Call(site) => {
+                // The frame may hold a counter.
+                st.recorder.fixed = false;
                 let kernel = &*env.launch.kernel;
                 self.enter_call(kernel, ctx, (&sys.instr, *site), (at, mask))
                     .map_err(|error| fault(self, error))?;
@@ -434,6 +552,7 @@ impl Warp {
                 Ok(false)
             }
             Flow::Machine => {
+                st.recorder.whole &= !st.recorder.on || is_known(&sys.instr.op);
                 let done = self.machine(env, st, ctx, (sys, at, mask));
                 let step = done.map_err(|error| fault(self, error))?;
                 Ok(self.apply(at, mask, pc, step))
@@ -647,6 +766,7 @@ impl Warp {
                 self.wgmma.at_most(group, pending)
             }
             Wait::Sleep { until, turn } => turn != st.turn || st.cycles() >= until,
+            Wait::Grid => env.launch.dependence.pending().is_none(),
         };
         (over, false, false)
     }

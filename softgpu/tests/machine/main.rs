@@ -9,6 +9,7 @@ mod asynchronous;
 mod cluster;
 mod engine;
 mod harness;
+mod ring;
 mod speed;
 mod sync;
 mod warp;

@@ -91,6 +91,16 @@ pub(crate) unsafe fn addresses(regs: &mut RegFile, inst: &Inst, mode: Mode) -> [
     addresses
 }
 
+/// The guest addresses of a load, store or atomic, and its space.
+///
+/// # Safety
+/// `inst` is such an instruction, and its operand lies in the file.
+pub(crate) unsafe fn guest_addresses(regs: &mut RegFile, inst: &Inst) -> (Space, [u64; 32]) {
+    let mode = Mode(inst.c.0);
+    // SAFETY: the caller's promise.
+    (mode.space(), unsafe { addresses(regs, inst, mode) })
+}
+
 /// How the host addresses of the active lanes lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pattern {
