@@ -340,7 +340,13 @@ impl Warp {
         if self.system(env, st, ctx, (sys, at, mask))? {
             return Ok(Go::Next);
         }
-        self.tally_for(kernel, st, visit.active, run);
+        let tally = self.tally_for(kernel, st, visit.active, run);
+        if tally[EFFECTS] != 0 {
+            // Which splits there are has changed, so all of them begin anew.
+            for split in self.splits.iter_mut() {
+                split.spin = Spin::default();
+            }
+        }
         // A recursion has no backward branch, but it gives way like one.
         let called = matches!(sys.flow, Flow::Call(_) | Flow::Return);
         let stop = (called && st.work >= visit.end).then_some(Stop::Slice);
@@ -503,8 +509,7 @@ impl Warp {
         let spin = &mut self.splits.at_mut(at).spin;
         spin.hash = if info.weak { stir(hash, places) } else { hash };
         spin.places = places;
-        // Strong polls are seen in the tally.
-        spin.polled |= info.weak;
+        spin.polled = true;
     }
 
     /// Executes an instruction of the machine or a diverging branch; `true` if the split simply
