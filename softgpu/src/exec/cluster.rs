@@ -25,8 +25,8 @@ use super::mbar;
 use super::seed::Choice;
 use super::split::Wait;
 use super::transfer::Progress;
-use super::watch::{Recorder, Recording, Watch, Word};
 use super::warp::{Stop, Warp};
+use super::watch::{Recorder, Recording, Watch, Word};
 use super::wgmma;
 use crate::error::{Fault, FaultKind};
 

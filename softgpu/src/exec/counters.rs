@@ -218,7 +218,10 @@ pub(super) fn is_weak_poll(instr: &Instr) -> bool {
         return false;
     };
     access.order == Order::Weak
-        && matches!(access.space, Space::Generic | Space::Global | Space::Shared | Space::SharedCluster)
+        && matches!(
+            access.space,
+            Space::Generic | Space::Global | Space::Shared | Space::SharedCluster
+        )
 }
 
 /// Whether the instruction reads what other threads may change while this one loops.

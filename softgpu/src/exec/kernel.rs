@@ -269,10 +269,7 @@ impl Decoder {
                 Flow::Call(*site)
             }
             Op::Ret => Flow::Return,
-            Op::Prefetch
-            | Op::Setmaxnreg { .. }
-            | Op::WgmmaFence
-            | Op::Brkpt => Flow::Nop,
+            Op::Prefetch | Op::Setmaxnreg { .. } | Op::WgmmaFence | Op::Brkpt => Flow::Nop,
             Op::Cover(number) => Flow::Cover(*number),
             op if is_machine(op) => Flow::Machine,
             op => {

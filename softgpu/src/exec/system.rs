@@ -90,7 +90,11 @@ impl Warp {
             Op::Nanosleep if st.recorder.on => Ok(Step::Next),
             Op::Griddep { wait: true } => {
                 let open = env.launch.dependence.pending().is_some();
-                Ok(if open { Step::Wait(Wait::Grid) } else { Step::Next })
+                Ok(if open {
+                    Step::Wait(Wait::Grid)
+                } else {
+                    Step::Next
+                })
             }
             Op::Griddep { wait: false } => {
                 let cta = &mut st.ctas[self.rank as usize];

@@ -1,6 +1,9 @@
 //! Machines full of CTAs that wait for flags of each other, or for nothing that ever comes.
 #![expect(unsafe_code, reason = "processor time is asked for in C")]
-#![expect(clippy::unwrap_used, reason = "helpers of tests, outside of test functions")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of test functions"
+)]
 #![expect(clippy::print_stderr, reason = "figures of interest with --nocapture")]
 
 use std::sync::mpsc;
@@ -159,6 +162,8 @@ fn a_machine_that_only_spins_is_nearly_free() {
     spin("ld.volatile.global.u32 %r6, [%rd1];");
     spin("ld.global.u32 %r6, [%rd1];");
     spin("ld.relaxed.sys.global.u32 %r6, [%rd1]; nanosleep.u32 100;");
-    spin("mov.u64 %rd6, %clock64; sub.u64 %rd6, %rd6, %rd7; setp.gt.u64 %p1, %rd6, 200000000000; @%p1 trap; ld.acquire.sys.global.u32 %r6, [%rd1];");
+    spin(
+        "mov.u64 %rd6, %clock64; sub.u64 %rd6, %rd6, %rd7; setp.gt.u64 %p1, %rd6, 200000000000; @%p1 trap; ld.acquire.sys.global.u32 %r6, [%rd1];",
+    );
     spin("atom.acquire.sys.global.cas.b32 %r6, [%rd1], 1, 1;");
 }
