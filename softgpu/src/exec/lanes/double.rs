@@ -47,17 +47,17 @@ const TOP: u32 = 126;
 impl Exact {
     /// Moves the top bit of a significand other than zero to its place. Bits that go away (at most
     /// one, after a carry) are kept as the last one.
-    fn normalised(negative: bool, exponent: i32, significand: u128) -> Self {
-        let shift = significand.leading_zeros() as i32 - (127 - TOP as i32);
+    fn normalised(self) -> Self {
+        let shift = self.significand.leading_zeros() as i32 - (127 - TOP as i32);
         let significand = if shift < 0 {
-            significand >> 1 | significand & 1
+            self.significand >> 1 | self.significand & 1
         } else {
-            significand << shift
+            self.significand << shift
         };
         Self {
-            negative,
-            exponent: exponent - shift,
+            exponent: self.exponent - shift,
             significand,
+            ..self
         }
     }
 
@@ -71,11 +71,12 @@ impl Exact {
         }
         let hidden = if field == 0 { 0 } else { 1 << 52 };
         let exponent = field.max(1) - 1075;
-        Some(Self::normalised(
-            x.is_sign_negative(),
+        let exact = Self {
+            negative: x.is_sign_negative(),
             exponent,
-            u128::from(fraction | hidden),
-        ))
+            significand: u128::from(fraction | hidden),
+        };
+        Some(exact.normalised())
     }
 
     /// The 53 leading bits of a value made by [`of`](Self::of).
@@ -90,11 +91,12 @@ impl Exact {
 
     /// The product of two values made by [`of`](Self::of).
     fn times(self, other: Self) -> Self {
-        Self::normalised(
-            self.negative != other.negative,
-            self.short_exponent() + other.short_exponent(),
-            self.short() * other.short(),
-        )
+        Self {
+            negative: self.negative != other.negative,
+            exponent: self.short_exponent() + other.short_exponent(),
+            significand: self.short() * other.short(),
+        }
+        .normalised()
     }
 
     /// The sum, rounded to odd; `None` if it is zero. Both have at most 106 significant bits, so
@@ -112,7 +114,11 @@ impl Exact {
         } else {
             large.significand - moved
         };
-        (significand != 0).then(|| Self::normalised(large.negative, large.exponent, significand))
+        let sum = Self {
+            significand,
+            ..large
+        };
+        (significand != 0).then(|| sum.normalised())
     }
 
     /// Rounds to f64 in a direction.
@@ -212,12 +218,12 @@ fn quotient(a: f64, b: f64, mode: Mode) -> f64 {
     let whole = x.significand / divisor;
     let odd = u128::from(x.significand % divisor != 0);
     // 74 or 75 bits: room for the odd one below the last place.
-    Exact::normalised(
-        x.negative != y.negative,
-        x.exponent - y.short_exponent() - 1,
-        whole << 1 | odd,
-    )
-    .rounded(mode)
+    let exact = Exact {
+        negative: x.negative != y.negative,
+        exponent: x.exponent - y.short_exponent() - 1,
+        significand: whole << 1 | odd,
+    };
+    exact.normalised().rounded(mode)
 }
 
 fn root(a: f64, mode: Mode) -> f64 {
@@ -231,7 +237,12 @@ fn root(a: f64, mode: Mode) -> f64 {
     let (radicand, exponent) = (x.significand << odd_exponent, x.exponent - odd_exponent);
     let whole = radicand.isqrt();
     let odd = u128::from(whole * whole != radicand);
-    Exact::normalised(false, exponent / 2 - 1, whole << 1 | odd).rounded(mode)
+    let exact = Exact {
+        negative: false,
+        exponent: exponent / 2 - 1,
+        significand: whole << 1 | odd,
+    };
+    exact.normalised().rounded(mode)
 }
 
 /// The upper word of an operand, subnormals flushed.

@@ -88,22 +88,22 @@ fn nth_set(mask: u32, base: u32, offset: i32) -> u32 {
     if found { position } else { u32::MAX }
 }
 
-/// Half `i` of a word.
+/// Half `i` of a word, extended by its sign if `signed` is not zero.
 #[inline(always)]
-fn half(word: u32, i: u32, signed: bool) -> i32 {
+fn half(word: u32, i: u32, signed: u64) -> i32 {
     let half = word >> (16 * i);
-    if signed {
+    if signed != 0 {
         i32::from(half as i16)
     } else {
         i32::from(half as u16)
     }
 }
 
-/// Byte `i` of a word.
+/// Byte `i` of a word, likewise.
 #[inline(always)]
-fn byte(word: u32, i: u32, signed: bool) -> i32 {
+fn byte(word: u32, i: u32, signed: u64) -> i32 {
     let byte = word >> (8 * i);
-    if signed {
+    if signed != 0 {
         i32::from(byte as i8)
     } else {
         i32::from(byte as u8)
@@ -148,7 +148,7 @@ maps! {
     }
     Fns(a: u32, b: u32, c: i32) -> u32 { nth_set(a, b, c) }
     Dp2a(a: u32, b: u32, c: u32) [imm] -> u32 {
-        let (signed_a, signed_b) = (imm & A_SIGNED != 0, imm & B_SIGNED != 0);
+        let (signed_a, signed_b) = (imm & A_SIGNED, imm & B_SIGNED);
         let bytes = if imm & HIGH != 0 { b >> 16 } else { b };
         let product = |i| half(a, i, signed_a).wrapping_mul(byte(bytes, i, signed_b)) as u32;
         c.wrapping_add(product(0)).wrapping_add(product(1))

@@ -9,9 +9,11 @@ use crate::exec::lanes::rare::{
 use crate::exec::regs::Slot;
 use crate::ir::{Arith, BoolOp, Class, FloatClass, Ty};
 
-/// `bit` if something holds.
-fn bit(on: bool, bit: u64) -> u64 {
-    if on { bit } else { 0 }
+/// The bits whose conditions hold.
+fn flags<const N: usize>(list: [(bool, u64); N]) -> u64 {
+    list.into_iter()
+        .filter_map(|(on, bit)| on.then_some(bit))
+        .sum()
 }
 
 impl Encoder<'_> {
@@ -21,11 +23,11 @@ impl Encoder<'_> {
                 U16 => u16, S16 => i16, U32 => u32, S32 => i32, U64 => u64, S64 => i64,
             } => self.map::<rare::Sad<T>>(0)),
             Arith::Mul24 { ty, hi } => {
-                self.map::<rare::Mul24>(bit(ty.is_signed(), A_SIGNED) | bit(hi, HIGH))
+                self.map::<rare::Mul24>(flags([(ty.is_signed(), A_SIGNED), (hi, HIGH)]))
             }
             Arith::Mad24 { ty, hi, sat } => {
-                let form = bit(ty.is_signed(), A_SIGNED) | bit(hi, HIGH);
-                self.map::<rare::Mad24>(form | bit(sat, SATURATE))
+                let form = [(ty.is_signed(), A_SIGNED), (hi, HIGH), (sat, SATURATE)];
+                self.map::<rare::Mad24>(flags(form))
             }
             Arith::MadHiSat => self.map::<rare::MadHiSat>(0),
             Arith::MinMaxRelu { ty, max } => match (ty, max) {
@@ -35,19 +37,23 @@ impl Encoder<'_> {
                 (Ty::S16x2, true) => self.map::<rare::MaxReluS16x2>(0),
                 _ => None,
             },
-            Arith::Bmsk { clamp } => self.map::<rare::Bmsk>(bit(clamp, CLAMP)),
+            Arith::Bmsk { clamp } => self.map::<rare::Bmsk>(flags([(clamp, CLAMP)])),
             Arith::Szext { clamp, signed } => {
-                self.map::<rare::Szext>(bit(clamp, CLAMP) | bit(signed, A_SIGNED))
+                self.map::<rare::Szext>(flags([(clamp, CLAMP), (signed, A_SIGNED)]))
             }
             Arith::Fns => self.map::<rare::Fns>(0),
             Arith::Dp2a { a, b, hi } => {
-                let signs = bit(a.is_signed(), A_SIGNED) | bit(b.is_signed(), B_SIGNED);
-                self.map::<rare::Dp2a>(signs | bit(hi, HIGH))
+                let signs = [
+                    (a.is_signed(), A_SIGNED),
+                    (b.is_signed(), B_SIGNED),
+                    (hi, HIGH),
+                ];
+                self.map::<rare::Dp2a>(flags(signs))
             }
             Arith::Lop3Pred { table, combine } => self.lop3_pred(table, combine),
             Arith::Testp(class, ty) => self.testp(class, ty),
             Arith::CvtPack { bits, signed } => {
-                let imm = u64::from(bits) | bit(signed, SIGNED_PARTS);
+                let imm = u64::from(bits) | flags([(signed, SIGNED_PARTS)]);
                 match self.instr.src.len() {
                     2 => self.map::<rare::CvtPackTwo>(imm),
                     _ => self.map::<rare::CvtPack>(imm),

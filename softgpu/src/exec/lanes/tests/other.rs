@@ -281,7 +281,7 @@ fn set_to_every_type() {
 }
 
 #[test]
-fn set_and_select() {
+fn set_to_all_ones_or_one() {
     let values = [0, 1, u64::MAX];
     for (to, truth) in [(Ty::U32, 0xffff_ffff), (Ty::F32, u64::from(1f32.to_bits()))] {
         let op = Op::Set {
@@ -307,6 +307,10 @@ fn set_and_select() {
             }
         });
     }
+}
+
+#[test]
+fn selections() {
     for (ty, class, bits) in [(Ty::B32, Class::B32, 32), (Ty::B64, Class::B64, 64)] {
         let selp = Shape::new(Op::Selp(ty), &[class], &[class, class, Class::Pred]);
         let cases = random(64, 3, 45);

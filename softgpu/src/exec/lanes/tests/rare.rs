@@ -1,5 +1,9 @@
 //! The rarer integer instructions, bit by bit or in wider integers.
 #![expect(
+    clippy::fn_params_excessive_bools,
+    reason = "properties of types, named where they are passed"
+)]
+#![expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::cast_possible_wrap,
@@ -100,7 +104,7 @@ fn products_of_24_bits() {
     };
     shape(mad, 3).check(32, cases(3, 74), |case| {
         let [a, b] = [0, 1].map(|i| number(case[i], 24, true));
-        clamp32((a * b >> 16) + number(case[2], 32, true))
+        clamp32(((a * b) >> 16) + number(case[2], 32, true))
     });
 }
 
@@ -108,7 +112,7 @@ fn products_of_24_bits() {
 fn saturated_multiply_add() {
     shape(Arith::MadHiSat, 3).check(32, cases(3, 75), |case| {
         let [a, b, c] = [0, 1, 2].map(|i| number(case[i], 32, true));
-        clamp32((a * b >> 32) + c)
+        clamp32(((a * b) >> 32) + c)
     });
 }
 
@@ -272,9 +276,12 @@ fn logic_with_a_predicate() {
     }
 }
 
+/// Whether a value belongs to a class.
+type Rule<F> = fn(F) -> bool;
+
 fn classes<F: Float>(format: Format) {
     use FloatClass::{Finite, Infinite, Normal, NotANumber, Number, Subnormal};
-    let rules: [(FloatClass, fn(F) -> bool); 6] = [
+    let rules: [(FloatClass, Rule<F>); 6] = [
         (Finite, |x| x.is_finite()),
         (Infinite, |x| x.is_infinite()),
         (Number, |x| !x.is_nan()),
