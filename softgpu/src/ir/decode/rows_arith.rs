@@ -4,8 +4,8 @@
 use super::modifiers::Mods;
 use super::{Fixed, Row, row};
 use crate::ir::{
-    Arith, Cmp, FloatBin as FB, FloatClass, FloatMod, FloatUn as FU, IntOp as I, IntUn as U, Op,
-    Rounding, Ty,
+    Arith, BoolOp, Cmp, FloatBin as FB, FloatClass, FloatMod, FloatUn as FU, IntOp as I,
+    IntUn as U, Op, Rounding, Ty,
 };
 
 pub(crate) fn float_mod(m: &Mods) -> FloatMod {
@@ -187,10 +187,11 @@ fn mad24(m: &Mods) -> Option<Op> {
 
 fn lop3(m: &Mods, f: &Fixed) -> Option<Op> {
     let table = u8::try_from(f.imm(0)).ok()?;
-    Some(match m.combine {
-        Some(combine) => Op::Arith(Arith::Lop3Pred { table, combine }),
-        None => Op::Lop3(table),
-    })
+    match m.combine {
+        Some(BoolOp::Xor) => None,
+        Some(combine) => rare(Arith::Lop3Pred { table, combine }),
+        None => Some(Op::Lop3(table)),
+    }
 }
 
 fn testp(m: &Mods) -> Option<Op> {
