@@ -59,3 +59,4 @@ pub use counters::{CLASSES, Counters, InstrClass, SpaceBytes};
 pub use dependents::Trigger;
 pub use engine::{Chain, Done, Engine, Launch};
 pub use kernel::Kernel;
+pub use lanes::isa::Isa;
