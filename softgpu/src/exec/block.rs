@@ -82,6 +82,12 @@ impl Block {
     }
 }
 
+/// Zeroes bytes of a block that nothing uses yet.
+pub(super) fn zero(start: *mut u8, bytes: usize) {
+    // SAFETY: the caller owns the block, and the range lies in it.
+    unsafe { std::ptr::write_bytes(start, 0, bytes) };
+}
+
 impl Drop for Block {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout, and dropped once.

@@ -78,7 +78,7 @@ impl Cluster {
     pub(super) fn new(launch: Arc<LaunchState>, site: Site, choice: Choice) -> Self {
         let threads = launch.threads();
         let kernel = &launch.kernel;
-        let (_, shared_bytes) = kernel.shared_layout(launch.dynamic_shared);
+        let (reserved, shared_bytes) = kernel.reserved_shared(launch.dynamic_shared);
         let local = kernel.local_bytes(device::services(launch.device).stack_bytes());
         let size = launch.cluster_size();
         let mut blocks = Vec::new();
@@ -92,7 +92,8 @@ impl Cluster {
             base: block(shared_bytes as usize),
             len: shared_bytes,
         });
-        let shared = shared.collect();
+        let shared: Vec<_> = shared.collect();
+        clear_reserved(&shared, reserved);
         let warps_per_cta = threads.div_ceil(32);
         let locals = (0..size).map(|_| LocalMemory {
             base: block(local as usize * warps_per_cta as usize * 32),
@@ -448,5 +449,13 @@ impl Cluster {
             Wait::Sleep { .. } => "sleep".to_owned(),
             Wait::Grid => "griddepcontrol.wait: the grid before this one".to_owned(),
         }
+    }
+}
+
+/// Zeroes the system's part of shared memory, where barriers of cooperative groups stand.
+fn clear_reserved(shared: &[SharedMemory], begin: u32) {
+    for memory in shared {
+        let bytes = memory.len.saturating_sub(begin) as usize;
+        super::block::zero(memory.base.wrapping_add(begin as usize), bytes);
     }
 }

@@ -9,7 +9,10 @@ use super::inst::{Code, ConstBank, Inst};
 use super::lanes;
 use super::regs::Lanes;
 use crate::error::PtxError;
-use crate::ir::{Function, Instr, Op, Param, Reg, Space, Stack};
+use crate::ir::{Function, Instr, Op, Param, Reg, Space, Special, Stack};
+
+/// Bytes of shared memory that belong to the system.
+pub(super) const RESERVED_SHARED: u32 = 1024;
 
 /// Most local memory of a thread, as on a device.
 const LOCAL_LIMIT: u32 = 512 << 10;
@@ -71,6 +74,8 @@ pub struct Kernel {
     pub(super) routines: Vec<u32>,
     /// Where the calls return to, by site.
     pub(super) returns: Vec<u32>,
+    /// It reads where the system's shared memory is.
+    uses_reserved: bool,
 }
 
 impl Kernel {
@@ -97,6 +102,7 @@ impl Kernel {
             line,
         })?;
         let (slots, preds) = (decoder.bank.slots(), decoder.bank.preds());
+        let uses_reserved = decoder.sys.iter().any(|sys| asks_for_reserved(&sys.instr));
         let blocks = function.calls.routines.iter().map(|r| r.block as usize);
         let routines = blocks.map(|block| decoder.starts.get(block).copied().unwrap_or(0));
         Ok(Self {
@@ -106,6 +112,7 @@ impl Kernel {
             polls: decoder.polls,
             prefix: decoder.prefix,
             consts: decoder.bank.finish(),
+            uses_reserved,
             routines: routines.collect(),
             returns: decoder.returns,
             slots: slots.max(function.slots),
@@ -152,6 +159,19 @@ impl Kernel {
             return (start, self.function.static_shared);
         }
         (start, start + dynamic)
+    }
+
+    /// Where the part of shared memory begins that belongs to the system, and the end of all shared
+    /// memory. A device keeps that part below the program's; only code that asks for it gets one
+    /// here.
+    #[must_use]
+    pub fn reserved_shared(&self, dynamic: u32) -> (u32, u32) {
+        let (_, end) = self.shared_layout(dynamic);
+        if !self.uses_reserved {
+            return (end, end);
+        }
+        let begin = end.next_multiple_of(128);
+        (begin, begin + RESERVED_SHARED)
     }
 
     /// Bytes of local memory per thread: its variables and its stack, which is `unknown` bytes
@@ -296,6 +316,10 @@ impl Decoder {
             what: format!("branch to block {block} of {}", self.starts.len()),
         })
     }
+}
+
+fn asks_for_reserved(instr: &Instr) -> bool {
+    matches!(instr.op, Op::Special(Special::ReservedSmem(_)))
 }
 
 /// Whether the machine executes an operation (as opposed to the lane handlers).

@@ -12,12 +12,12 @@ use super::barrier::{Arrival, Reduction};
 use super::cta::{Env, Event, State};
 use super::group::Until;
 use super::inst::LaneFault;
-use super::kernel::Sys;
+use super::kernel::{RESERVED_SHARED, Sys};
 use super::regs::Slot;
 use super::split::{Split, Wait};
 use super::warp::{Step, Warp};
 use crate::error::FaultKind;
-use crate::ir::{BarRed, Class, FenceKind, Instr, Op, Operand, Order, Scope, Special};
+use crate::ir::{BarRed, Class, FenceKind, Instr, Op, Operand, Order, ReservedSmem, Scope, Special};
 
 /// Cycles per nanosecond, as thousandths.
 const CYCLES_PER_1000_NS: u64 = super::clock::CYCLES_PER_MICROSECOND;
@@ -355,10 +355,22 @@ impl Warp {
             Special::Nsmid => launch.sms.into(),
             Special::Gridid => launch.id,
             Special::Clock | Special::Clock64 => st.cycles(),
+            Special::ClockHi => st.cycles() >> 32,
             Special::Globaltimer | Special::GlobaltimerLo => st.share.nanoseconds(st.work),
             Special::GlobaltimerHi => st.share.nanoseconds(st.work) >> 32,
             Special::DynamicSmemSize => u64::from(total.saturating_sub(dynamic_start)),
             Special::TotalSmemSize => total.into(),
+            Special::AggrSmemSize => u64::from(total) + u64::from(RESERVED_SHARED),
+            Special::ReservedSmem(what) => {
+                let begin = u64::from(launch.kernel.reserved_shared(launch.dynamic_shared).0);
+                let half = u64::from(RESERVED_SHARED / 2);
+                match what {
+                    ReservedSmem::Begin | ReservedSmem::Offset0 => begin,
+                    ReservedSmem::Offset1 => begin + half,
+                    ReservedSmem::End => begin + 2 * half,
+                    ReservedSmem::Cap => 2 * half,
+                }
+            }
             Special::Envreg(1) => launch.workspace >> 32,
             Special::Envreg(2) => launch.workspace & 0xffff_ffff,
             _ => 0,

@@ -1,4 +1,5 @@
-//! Functions that are called for real, and what softgpu provides in place of external ones.
+//! Functions that are called for real, what softgpu provides in place of external ones, and other
+//! parts of control.
 //!
 //! A call that is not expanded in place jumps to a *routine*: blocks of the same [`Function`] with
 //! registers of their own. Every thread has a stack in its local memory; a routine's frame holds
@@ -121,6 +122,17 @@ impl Builtin {
             Self::Free => (&[8], 0),
         }
     }
+}
+
+/// What the `%reserved_smem_offset` registers tell of the shared memory that belongs to the system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names are those of the PTX ISA")]
+pub enum ReservedSmem {
+    Begin,
+    End,
+    Cap,
+    Offset0,
+    Offset1,
 }
 
 /// Addresses of functions lie above those of every memory window. The low half counts the

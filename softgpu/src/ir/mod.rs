@@ -18,7 +18,7 @@ pub use asynchronous::{
     BulkDir, BulkDone, BulkOp, FenceKind, MbarOp, MmaTy, Multimem, TensormapField, Wgmma,
 };
 pub use control::{
-    Builtin, CallSite, Callee, Calls, FUNCTION_WINDOW, Routine, Stack, Transfer, function_address,
+    Builtin, CallSite, Callee, Calls, FUNCTION_WINDOW, ReservedSmem, Routine, Stack, Transfer, function_address,
 };
 use smallvec::SmallVec;
 
@@ -331,7 +331,18 @@ pub enum Special {
     GlobaltimerHi,
     DynamicSmemSize,
     TotalSmemSize,
+    /// `%aggr_smem_size`: with the reserved part.
+    AggrSmemSize,
+    ReservedSmem(ReservedSmem),
     Envreg(u8),
+    ClockHi,
+    /// Performance counters; they read as zero.
+    Pm(u8),
+    Pm64(u8),
+    /// Zero outside of device graphs.
+    CurrentGraphExec,
+    /// The fourth component of a vector.
+    Zero,
 }
 
 /// Warp shuffle modes.

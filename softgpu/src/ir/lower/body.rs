@@ -4,7 +4,7 @@ use smallvec::smallvec;
 
 use crate::error::PtxError;
 use crate::ir::{Guard, Instr, Op, Param, Space, Ty};
-use crate::ptx::ast::{Instruction, RegDecl, Signature, Statement, Variable};
+use crate::ptx::ast::{Instruction, Operand, RegDecl, Signature, Statement, Variable};
 use crate::ptx::lexer::{Pos, Sym};
 
 use super::VReg;
@@ -330,6 +330,9 @@ impl<'c, 'm> Builder<'c, 'm> {
         if is_call(opcode) {
             return self.call(instruction, guard);
         }
+        if self.special_vector(instruction, guard)? {
+            return Ok(());
+        }
         let lowered = self.operation(instruction)?;
         for instr in lowered.before {
             self.push(instr);
@@ -342,6 +345,34 @@ impl<'c, 'm> Builder<'c, 'm> {
             self.push(instr);
         }
         Ok(())
+    }
+
+    /// `mov.v4.u32 {x, y, z, w}, %tid;`: says whether the instruction is one.
+    fn special_vector(
+        &mut self,
+        instruction: &Instruction,
+        guard: Option<Guard>,
+    ) -> Result<bool, PtxError> {
+        let opcode = self.context.module.word(instruction.opcode);
+        let [Operand::Vector(items), Operand::Name(name)] = instruction.operands.as_slice() else {
+            return Ok(false);
+        };
+        let Some(parts) = self.context.special_vector(*name) else {
+            return Ok(false);
+        };
+        if !matches!(opcode, "mov.v4.u32" | "mov.v4.b32" | "mov.v4.s32") || items.len() != 4 {
+            return Ok(false);
+        }
+        for (item, part) in items.iter().zip(parts) {
+            let register = self.target(instruction.pos, item, Ty::U32)?;
+            self.push(Instr {
+                op: Op::Special(part),
+                guard,
+                dst: smallvec![register],
+                ..exit(instruction.pos.line)
+            });
+        }
+        Ok(true)
     }
 
     /// Adds an instruction, ending the block if it is control flow.

@@ -10,6 +10,7 @@ use crate::ptx::Module;
 use crate::ptx::lexer::Sym;
 
 use super::graph::Graph;
+use super::special::{special, special_vector};
 
 /// Looks up the address of a global symbol.
 pub(super) type Addresses<'a> = &'a dyn Fn(&str) -> Option<u64>;
@@ -76,6 +77,11 @@ impl<'m> Context<'m> {
         self.specials.get(sym.0 as usize).copied().flatten()
     }
 
+    /// The components of a special register that is a vector.
+    pub(super) fn special_vector(&self, sym: Sym) -> Option<[Special; 4]> {
+        special_vector(self.module.word(sym))
+    }
+
     /// The words of the text that `.reg head<count>` declares.
     pub(super) fn range(&self, head: Sym, count: u32) -> impl Iterator<Item = Sym> + '_ {
         self.ranges
@@ -107,67 +113,4 @@ fn heads(word: &str) -> impl Iterator<Item = (&str, u32)> {
             .then(|| number.parse().ok().map(|n| (head, n)))
             .flatten()
     })
-}
-
-fn axis(name: &str) -> Option<u8> {
-    match name {
-        "x" => Some(0),
-        "y" => Some(1),
-        "z" => Some(2),
-        _ => None,
-    }
-}
-
-/// Special registers by name. Source: PTX ISA 9.0, "Special Registers".
-fn special(word: &str) -> Option<Special> {
-    let name = word.strip_prefix('%')?;
-    if let Some((vector, component)) = name.split_once('.') {
-        let axis = axis(component)?;
-        return Some(match vector {
-            "tid" => Special::Tid(axis),
-            "ntid" => Special::Ntid(axis),
-            "ctaid" => Special::Ctaid(axis),
-            "nctaid" => Special::Nctaid(axis),
-            "clusterid" => Special::Clusterid(axis),
-            "nclusterid" => Special::Nclusterid(axis),
-            "cluster_ctaid" => Special::ClusterCtaid(axis),
-            "cluster_nctaid" => Special::ClusterNctaid(axis),
-            _ => return None,
-        });
-    }
-    if let Some(number) = name.strip_prefix("envreg") {
-        return number.parse().ok().filter(|n| *n < 32).map(Special::Envreg);
-    }
-    Some(match name {
-        "cluster_ctarank" => Special::ClusterCtarank,
-        "cluster_nctarank" => Special::ClusterNctarank,
-        "is_explicit_cluster" => Special::IsExplicitCluster,
-        "laneid" => Special::Laneid,
-        "warpid" => Special::Warpid,
-        "nwarpid" => Special::Nwarpid,
-        "smid" => Special::Smid,
-        "nsmid" => Special::Nsmid,
-        "gridid" => Special::Gridid,
-        "lanemask_eq" => Special::LanemaskEq,
-        "lanemask_le" => Special::LanemaskLe,
-        "lanemask_lt" => Special::LanemaskLt,
-        "lanemask_ge" => Special::LanemaskGe,
-        "lanemask_gt" => Special::LanemaskGt,
-        "clock" => Special::Clock,
-        "clock64" => Special::Clock64,
-        "globaltimer" => Special::Globaltimer,
-        "globaltimer_lo" => Special::GlobaltimerLo,
-        "globaltimer_hi" => Special::GlobaltimerHi,
-        "dynamic_smem_size" => Special::DynamicSmemSize,
-        "total_smem_size" => Special::TotalSmemSize,
-        _ => return None,
-    })
-}
-
-/// Bytes of a special register's value.
-pub(super) fn special_bytes(special: Special) -> u32 {
-    match special {
-        Special::Clock64 | Special::Globaltimer | Special::Gridid => 8,
-        _ => 4,
-    }
 }

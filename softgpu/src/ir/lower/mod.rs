@@ -28,6 +28,7 @@ mod order;
 mod program;
 mod raw;
 mod simplify;
+mod special;
 #[cfg(test)]
 mod tests;
 
@@ -115,6 +116,9 @@ const fn is_volatile(special: Special) -> bool {
         special,
         Special::Clock
             | Special::Clock64
+            | Special::ClockHi
+            | Special::Pm(_)
+            | Special::Pm64(_)
             | Special::Globaltimer
             | Special::GlobaltimerLo
             | Special::GlobaltimerHi

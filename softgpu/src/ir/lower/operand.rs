@@ -13,8 +13,8 @@ use crate::ptx::number_bits;
 
 use super::VReg;
 use super::body::Builder;
-use super::context::special_bytes;
 use super::names::Binding;
+use super::special::special_bytes;
 
 /// An instruction with what normal form needs around it.
 pub(super) struct Lowered {
@@ -33,6 +33,15 @@ struct Gather<'b, 'c, 'm> {
     dst: SmallVec<[Reg; 2]>,
     src: SmallVec<[Value; 4]>,
     fixed: Fixed,
+    /// A special register may stand for a value.
+    reads_specials: bool,
+}
+
+/// Whether the values that an instruction reads may be special registers, as they may in `cvt` and
+/// in an unpacking `mov` (a plain `mov` has a row of its own).
+fn reads_specials(opcode: &str, operands: &[Operand]) -> bool {
+    let unpacks = matches!(operands.first(), Some(Operand::Vector(_)));
+    opcode.starts_with("cvt.") || opcode.starts_with("mov.") && unpacks
 }
 
 impl Builder<'_, '_> {
@@ -45,10 +54,11 @@ impl Builder<'_, '_> {
             return Err(instruction.pos.unsupported(format!("`{}`", written())));
         }
         let mut refused = None;
+        let converts = reads_specials(written(), &instruction.operands);
         for (form, mods) in candidates.iter() {
             let is_special = |operand: &Operand| match operand {
                 Operand::Name(sym) => {
-                    context.special(*sym).is_some() && self.names.get(*sym).is_none()
+                    !converts && context.special(*sym).is_some() && self.names.get(*sym).is_none()
                 }
                 _ => false,
             };
@@ -59,6 +69,7 @@ impl Builder<'_, '_> {
                 continue;
             };
             let mut gather = Gather::new(self, mods, instruction.pos);
+            gather.reads_specials = converts;
             let mut roles = roles.into_iter();
             if let Err(error) = roles.try_for_each(|(role, operand)| gather.operand(role, operand))
             {
@@ -109,6 +120,7 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
             dst: SmallVec::new(),
             src: SmallVec::new(),
             fixed: Fixed::default(),
+            reads_specials: false,
         }
     }
 
@@ -448,7 +460,12 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
                     .pos
                     .unsupported(format!("address of label `{}`", self.word(sym))));
             }
-            None => self.undeclared(sym)?,
+            None => match self.builder.context.special(sym) {
+                Some(special) if self.reads_specials => {
+                    return self.special_value(special, ty).map(Some);
+                }
+                _ => self.undeclared(sym)?,
+            },
         };
         let address = address.wrapping_add_signed(offset);
         match ty.bytes() {
@@ -484,6 +501,28 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
             line: self.pos.line,
         });
         Ok(Some(Value::Reg(self.narrowed(sum, class))))
+    }
+
+    /// Reads a special register into a temporary.
+    fn special_value(&mut self, special: Special, ty: Ty) -> Result<Value, PtxError> {
+        let own = match (special, special_bytes(special)) {
+            (Special::IsExplicitCluster, _) => Ty::Pred,
+            (_, 8) => Ty::U64,
+            _ => Ty::U32,
+        };
+        if ty == Ty::Pred || own == Ty::Pred || ty.bytes() > own.bytes() {
+            let message = format!("{special:?} is not a value of type {ty:?}");
+            return Err(self.pos.syntax(message));
+        }
+        let temporary = self.temporary(own);
+        self.before.push(Instr {
+            op: Op::Special(special),
+            guard: None,
+            dst: smallvec![temporary],
+            src: smallvec![],
+            line: self.pos.line,
+        });
+        Ok(Value::Reg(self.narrowed(temporary, VReg::of(ty).class)))
     }
 
     fn undeclared(&self, sym: Sym) -> Result<u64, PtxError> {
