@@ -17,7 +17,9 @@ use super::regs::Slot;
 use super::split::{Split, Wait};
 use super::warp::{Step, Warp};
 use crate::error::FaultKind;
-use crate::ir::{BarRed, Class, FenceKind, Instr, Op, Operand, Order, ReservedSmem, Scope, Special};
+use crate::ir::{
+    BarRed, Class, FenceKind, Instr, Op, Operand, Order, ReservedSmem, Scope, Special,
+};
 
 /// Cycles per nanosecond, as thousandths.
 const CYCLES_PER_1000_NS: u64 = super::clock::CYCLES_PER_MICROSECOND;

@@ -18,7 +18,8 @@ pub use asynchronous::{
     BulkDir, BulkDone, BulkOp, FenceKind, MbarOp, MmaTy, Multimem, TensormapField, Wgmma,
 };
 pub use control::{
-    Builtin, CallSite, Callee, Calls, FUNCTION_WINDOW, ReservedSmem, Routine, Stack, Transfer, function_address,
+    Builtin, CallSite, Callee, Calls, FUNCTION_WINDOW, ReservedSmem, Routine, Stack, Transfer,
+    function_address,
 };
 use smallvec::SmallVec;
 
