@@ -43,6 +43,7 @@ fn rate(ty: MmaTy, k: u16, n: u16) -> Result<f64, Box<dyn std::error::Error>> {
         negate_b: false,
         transpose_a: false,
         transpose_b: false,
+        saturate: false,
     })
     .map_err(|fault| format!("{fault:?}"))?;
     let (a, b) = (operand(A_BYTES, ty), operand(tile.b_bytes(), ty));

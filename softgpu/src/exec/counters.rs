@@ -141,11 +141,13 @@ impl AddAssign<&Self> for Counters {
 /// The class of an instruction.
 fn class(op: &Op) -> InstrClass {
     match op {
-        Op::Ld(_) | Op::Ldmatrix { .. } | Op::Multimem(Multimem::LoadReduce { .. }, _) => {
-            InstrClass::Load
-        }
+        Op::Ld(_)
+        | Op::Ldmatrix { .. }
+        | Op::WmmaLoad(_)
+        | Op::Multimem(Multimem::LoadReduce { .. }, _) => InstrClass::Load,
         Op::St(_)
         | Op::Stmatrix { .. }
+        | Op::WmmaStore(_)
         | Op::Multimem(Multimem::Store, _)
         | Op::TensormapReplace { .. }
         | Op::TensormapCopy => InstrClass::Store,
@@ -198,6 +200,7 @@ fn has_effect(instr: &Instr) -> bool {
         | Op::Stmatrix { .. }
         | Op::TensormapReplace { .. }
         | Op::TensormapCopy
+        | Op::WmmaStore(_)
         | Op::CpAsync { .. }
         | Op::CpAsyncCommit
         | Op::Bulk(_)

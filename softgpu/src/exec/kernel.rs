@@ -365,6 +365,10 @@ fn is_machine(op: &Op) -> bool {
             | Op::Griddep { .. }
             | Op::Ldmatrix { .. }
             | Op::Stmatrix { .. }
+            | Op::Movmatrix
+            | Op::Mma(_)
+            | Op::WmmaLoad(_)
+            | Op::WmmaStore(_)
     )
 }
 

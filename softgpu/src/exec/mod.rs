@@ -35,6 +35,7 @@ mod inflight;
 pub mod inst;
 mod kernel;
 pub mod lanes;
+mod matrix;
 mod mbar;
 pub mod mbarrier;
 mod multimem;

@@ -392,6 +392,10 @@ fn is_aligned(op: &Op) -> bool {
             | Op::Ldmatrix { .. }
             | Op::Stmatrix { .. }
             | Op::TensormapCopy
+            | Op::Movmatrix
+            | Op::Mma(_)
+            | Op::WmmaLoad(_)
+            | Op::WmmaStore(_)
     )
 }
 

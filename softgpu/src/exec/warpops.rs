@@ -1,31 +1,26 @@
-//! Operations among the lanes of one warp: shuffles, votes, matches, reductions, elections, matrix
-//! loads and stores, and the arithmetic of shared addresses.
+//! Operations among the lanes of one warp: shuffles, votes, matches, reductions, elections, and the
+//! arithmetic of shared addresses.
 //!
 //! A `.sync` operation executes when all live lanes of its member mask are here; lanes of one split
 //! may name different masks, and then execute in as many groups.
-#![expect(
-    unsafe_code,
-    reason = "matrix rows are read and written through guest pointers"
-)]
 #![expect(
     clippy::cast_possible_truncation,
     reason = "operands are 32-bit values carried as 64 bits"
 )]
 
 use super::access::{
-    LOCAL_WINDOW, MemCtx, PARAM_WINDOW, SHARED_WINDOW, Span, map_shared, shared_rank, window,
+    LOCAL_WINDOW, MemCtx, PARAM_WINDOW, SHARED_WINDOW, map_shared, shared_rank, window,
 };
 use super::inst::LaneFault;
 use super::regs::{RegFile, Slot};
 use super::split::Wait;
-use super::system::{Site, read_bytes};
+use super::system::Site;
 use super::warp::{Step, Warp};
 use crate::error::FaultKind;
 use crate::ir::{Class, Instr, Op, Operand, RmwOp, ShflMode, Space, Ty, VoteMode};
-use crate::mem::Access;
 
 /// The lanes of a B32 operand.
-fn words(regs: &RegFile, operand: &Operand) -> [u32; 32] {
+pub(super) fn words(regs: &RegFile, operand: &Operand) -> [u32; 32] {
     match operand {
         Operand::Imm(value) => [*value as u32; 32],
         Operand::Reg(reg) if reg.class == Class::B32 => *regs.lanes32(Slot(reg.slot)),
@@ -202,12 +197,12 @@ impl Warp {
                 self.write_uniform(instr.dst[0], mask, active);
                 Ok(())
             }
-            Op::Ldmatrix { num, trans, offset } => {
-                self.load_matrix(ctx, instr, (*num, *trans, *offset))
-            }
-            Op::Stmatrix { num, trans, offset } => {
-                self.store_matrix(ctx, instr, (*num, *trans, *offset))
-            }
+            Op::Ldmatrix { .. }
+            | Op::Stmatrix { .. }
+            | Op::Movmatrix
+            | Op::Mma(_)
+            | Op::WmmaLoad(_)
+            | Op::WmmaStore(_) => self.matrix(ctx, instr),
             Op::Mapa { .. } | Op::Getctarank { .. } | Op::Cvta { .. } | Op::Isspacep(_) => {
                 let own = self.rank;
                 for lane in lanes(mask) {
@@ -229,74 +224,6 @@ impl Warp {
                 },
             }),
         }
-    }
-
-    /// The host addresses of the rows of `num` matrices, whose guest addresses lanes 0.. hold.
-    fn matrix_rows(
-        &self,
-        ctx: &MemCtx<'_>,
-        (instr, num, offset): (&Instr, u8, i64),
-        access: Access,
-    ) -> Result<[*mut u8; 32], LaneFault> {
-        let mut rows = [std::ptr::null_mut(); 32];
-        let span = Span {
-            bytes: 16,
-            align: 16,
-            access,
-        };
-        for lane in 0..u32::from(num) * 8 {
-            let address = self.regs.operand_u64(&instr.src[0], lane);
-            let address = address.wrapping_add_signed(offset) & 0xffff_ffff;
-            rows[lane as usize] = ctx.resolve_one(Space::Shared, address, lane, span)?;
-        }
-        Ok(rows)
-    }
-
-    fn load_matrix(
-        &mut self,
-        ctx: &MemCtx<'_>,
-        instr: &Instr,
-        (num, trans, offset): (u8, bool, i64),
-    ) -> Result<(), LaneFault> {
-        let rows = self.matrix_rows(ctx, (instr, num, offset), Access::Read)?;
-        for (matrix, dst) in instr.dst.iter().enumerate() {
-            let rows: [[u8; 16]; 8] = std::array::from_fn(|row| read_bytes(rows[matrix * 8 + row]));
-            let element = |row: usize, column: usize| {
-                let (row, column) = if trans { (column, row) } else { (row, column) };
-                u32::from(u16::from_le_bytes([
-                    rows[row][2 * column],
-                    rows[row][2 * column + 1],
-                ]))
-            };
-            let values = std::array::from_fn(|lane| {
-                let (row, column) = (lane / 4, lane % 4 * 2);
-                element(row, column) | element(row, column + 1) << 16
-            });
-            self.regs.write32(Slot(dst.slot), self.live, &values);
-        }
-        Ok(())
-    }
-
-    fn store_matrix(
-        &mut self,
-        ctx: &MemCtx<'_>,
-        instr: &Instr,
-        (num, trans, offset): (u8, bool, i64),
-    ) -> Result<(), LaneFault> {
-        let rows = self.matrix_rows(ctx, (instr, num, offset), Access::Write)?;
-        for (matrix, source) in instr.src[1..].iter().enumerate() {
-            let values = words(&self.regs, source);
-            for (lane, value) in values.into_iter().enumerate() {
-                for (half, bits) in [(0, value as u16), (1, (value >> 16) as u16)] {
-                    let (row, column) = (lane / 4, lane % 4 * 2 + half);
-                    let (row, column) = if trans { (column, row) } else { (row, column) };
-                    let to = rows[matrix * 8 + row].wrapping_add(2 * column);
-                    // SAFETY: `matrix_rows` resolved 16 writable bytes, and the column is below 8.
-                    unsafe { to.cast::<[u8; 2]>().write(bits.to_le_bytes()) };
-                }
-            }
-        }
-        Ok(())
     }
 }
 

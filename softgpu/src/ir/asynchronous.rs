@@ -14,8 +14,12 @@ pub enum MmaTy {
     E5M2,
     S8,
     U8,
+    S4,
+    U4,
+    B1,
     F32,
     S32,
+    F64,
 }
 
 /// Fences.
@@ -198,6 +202,8 @@ pub struct Wgmma {
     pub transpose_a: bool,
     /// B is MN-major.
     pub transpose_b: bool,
+    /// `.satfinite`.
+    pub saturate: bool,
 }
 
 /// Fields of a tensor map that `tensormap.replace` writes; dimensions count from 0 (innermost).

@@ -12,6 +12,7 @@ mod control;
 pub(crate) mod decode;
 mod display;
 pub mod lower;
+mod matrix;
 
 pub use arith::{Arith, FloatClass};
 pub use asynchronous::{
@@ -21,6 +22,7 @@ pub use control::{
     Builtin, CallSite, Callee, Calls, FUNCTION_WINDOW, ReservedSmem, Routine, Stack, Transfer,
     function_address,
 };
+pub use matrix::{BitOp, Fragments, Layout, Mma, WmmaAccess, WmmaMatrix};
 use smallvec::SmallVec;
 
 /// Operand and memory element types.
@@ -670,12 +672,22 @@ pub enum Op {
         /// `.wait`.
         wait: bool,
     },
+    /// `mma.sync`, `wmma.mma`.
+    Mma(Mma),
+    /// `wmma.load`.
+    WmmaLoad(WmmaAccess),
+    /// `wmma.store`.
+    WmmaStore(WmmaAccess),
+    /// `movmatrix`: transposes an 8×8 matrix of b16.
+    Movmatrix,
     /// `ldmatrix`: `num` 8×8 b16 matrices.
     Ldmatrix {
         /// 1, 2 or 4.
         num: u8,
         /// `.trans`.
         trans: bool,
+        /// Shared or generic.
+        space: Space,
         /// Address offset.
         offset: i64,
     },
@@ -685,6 +697,8 @@ pub enum Op {
         num: u8,
         /// `.trans`.
         trans: bool,
+        /// Shared or generic.
+        space: Space,
         /// Address offset.
         offset: i64,
     },

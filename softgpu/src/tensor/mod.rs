@@ -11,7 +11,7 @@
 //! | `cp.async.bulk.tensor` | [`map::TensorMap::decode`], then [`copy::load`] or [`copy::store`] over a [`copy::Global`] |
 //! | `cp.reduce.async.bulk.tensor` | [`reduce::Reduction::new`], then [`copy::reduce`] |
 //! | `cvt` | [`convert`] |
-//! | `mma.sync` | [`model::dot`] per element |
+//! | `mma.sync`, `wmma` | `mma::Multiply`; [`model::dot`] is its reference |
 //!
 //! Errors are [`crate::error::FaultKind`] where guest code is at fault.
 
@@ -19,6 +19,7 @@ pub mod convert;
 pub mod copy;
 pub mod format;
 pub mod map;
+pub(crate) mod mma;
 pub mod model;
 pub mod operand;
 pub mod reduce;

@@ -120,7 +120,7 @@ pub enum Order {
 pub struct Schedule {
     /// Parameters of every sum.
     pub sum: FusedSum,
-    /// Products per sum; the result of one is the addend of the next.
+    /// Products per sum (FP8 by mma.sync: when K is 32); the result of one is the addend of the next.
     pub group: usize,
     /// Order of the products.
     pub order: Order,
@@ -189,7 +189,12 @@ pub fn dot_with(schedule: &Schedule, mma: Mma, a: &[u32], b: &[u32], c: u32) -> 
             .collect(),
     };
     let mut d = if schedule.add_c_last { 0 } else { c };
-    for group in ordered.chunks(schedule.group) {
+    let group = match schedule.order {
+        Order::Ascending => schedule.group,
+        // Stated for K = 32; half as many products are half of that in a sum.
+        Order::BytePairs => (schedule.group * ordered.len() / 32).max(1),
+    };
+    for group in ordered.chunks(group) {
         d = fused_sum(&schedule.sum, group, d);
     }
     if schedule.add_c_last {

@@ -205,6 +205,7 @@ fn recorded_rows_agree_through_wgmma_tiles() {
             negate_b: false,
             transpose_a: false,
             transpose_b: false,
+            saturate: false,
         };
         let tile = Tile::new(&instruction).unwrap();
         let slots: Vec<u32> = (0..32).collect();

@@ -8,6 +8,7 @@ pub(crate) mod modifiers;
 pub(crate) mod pattern;
 mod rows_arith;
 mod rows_async;
+mod rows_matrix;
 mod rows_memory;
 mod rows_misc;
 
@@ -92,6 +93,7 @@ static TABLE: LazyLock<HashMap<&'static str, Vec<Form>>> = LazyLock::new(|| {
         rows_arith::ROWS,
         rows_memory::ROWS,
         rows_async::ROWS,
+        rows_matrix::ROWS,
         rows_misc::ROWS,
     ]
     .into_iter()

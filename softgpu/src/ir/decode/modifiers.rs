@@ -25,8 +25,8 @@ pub(crate) struct Mods {
     pub(crate) vec: u8,
     /// `.2d` …
     pub(crate) rank: u8,
-    /// n and k of `.m64n128k16`.
-    pub(crate) shape: (u16, u16),
+    /// m, n and k of `.m64n128k16`.
+    pub(crate) shape: (u16, u16, u16),
     flags: SmallVec<[&'static str; 8]>,
 }
 
@@ -34,6 +34,12 @@ impl Mods {
     /// Whether a literal modifier was written.
     pub(crate) fn has(&self, flag: &str) -> bool {
         self.flags.contains(&flag)
+    }
+
+    /// The literal modifiers among `names`, as written.
+    pub(crate) fn among(&self, names: &[&str]) -> SmallVec<[&'static str; 2]> {
+        let written = self.flags.iter().copied();
+        written.filter(|flag| names.contains(flag)).collect()
     }
 
     /// The `index`-th type; every row that asks for it requires it.
@@ -148,9 +154,10 @@ fn take_class(class: &str, text: &str, mods: &mut Mods) -> Option<()> {
     Some(())
 }
 
-fn shape(text: &str) -> Option<(u16, u16)> {
-    let (n, k) = text.strip_prefix("m64n")?.split_once('k')?;
-    Some((n.parse().ok()?, k.parse().ok()?))
+fn shape(text: &str) -> Option<(u16, u16, u16)> {
+    let (m, rest) = text.strip_prefix('m')?.split_once('n')?;
+    let (n, k) = rest.split_once('k')?;
+    Some((m.parse().ok()?, n.parse().ok()?, k.parse().ok()?))
 }
 
 fn rounding(text: &str) -> Option<Rounding> {
@@ -263,6 +270,10 @@ fn mma(text: &str) -> Option<MmaTy> {
         "e5m2" => MmaTy::E5M2,
         "s8" => MmaTy::S8,
         "u8" => MmaTy::U8,
+        "s4" => MmaTy::S4,
+        "u4" => MmaTy::U4,
+        "b1" => MmaTy::B1,
+        "f64" => MmaTy::F64,
         "f32" => MmaTy::F32,
         "s32" => MmaTy::S32,
         _ => return None,

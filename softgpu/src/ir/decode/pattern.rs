@@ -21,6 +21,7 @@
 //! | `l`, `j` | label, list of labels |
 //! | `W`, `A` | wgmma accumulators; wgmma A (register list or descriptor) |
 //! | `E` | `d\|p` of `elect.sync` |
+//! | `M`, `y` | list of destinations or sources of a matrix: 64-bit ones if the first matrix type is f64, else 32-bit ones |
 //! | `n` | list of as many registers as the `.xN` modifier says (`N` = destinations) |
 //!
 //! A trailing `?` makes an item optional.
@@ -74,6 +75,8 @@ pub(crate) enum Role {
     Elect,
     MatrixDst,
     MatrixSrc,
+    FragmentDst,
+    FragmentSrc,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -136,6 +139,8 @@ fn role(item: &str) -> Role {
         ("E", _) => Role::Elect,
         ("N", _) => Role::MatrixDst,
         ("n", _) => Role::MatrixSrc,
+        ("M", _) => Role::FragmentDst,
+        ("y", _) => Role::FragmentSrc,
         _ => Role::Ignored,
     }
 }
@@ -195,9 +200,13 @@ fn fits(role: Role, operand: &Operand, is_special: &dyn Fn(&Operand) -> bool) ->
         Role::Special => is_special(operand),
         Role::Address(_) | Role::Folded(_) => matches!(operand, Operand::Address(..)),
         Role::Tensor => matches!(operand, Operand::Tensor(..)),
-        Role::Unpack | Role::Pack | Role::Accumulators | Role::MatrixDst | Role::MatrixSrc => {
-            matches!(operand, Operand::Vector(_))
-        }
+        Role::Unpack
+        | Role::Pack
+        | Role::Accumulators
+        | Role::MatrixDst
+        | Role::MatrixSrc
+        | Role::FragmentDst
+        | Role::FragmentSrc => matches!(operand, Operand::Vector(_)),
         Role::WgmmaA => matches!(operand, Operand::Vector(_) | Operand::Name(_)),
         Role::VecDst | Role::VecSrc => !matches!(
             operand,

@@ -4,8 +4,8 @@
 use super::modifiers::Mods;
 use super::{Fixed, Row, row};
 use crate::ir::{
-    BulkDir, BulkDone, BulkOp, FenceKind, MbarOp, MmaTy, Op, Order, RmwOp, Scope, Space,
-    TensormapField, Ty, Wgmma,
+    BulkDir, BulkDone, BulkOp, FenceKind, MbarOp, Op, Order, RmwOp, Scope, Space, TensormapField,
+    Ty,
 };
 
 fn mbarrier(op: MbarOp, m: &Mods, f: &Fixed) -> Option<Op> {
@@ -248,64 +248,6 @@ fn membar(m: &Mods) -> Option<Op> {
     (scope != Scope::Cluster).then_some(Op::Fence(FenceKind::Memory(Order::SeqCst, scope)))
 }
 
-/// k of the instruction for an element type.
-fn wgmma_k(a: MmaTy) -> u16 {
-    match a {
-        MmaTy::TF32 => 8,
-        MmaTy::F16 | MmaTy::BF16 => 16,
-        _ => 32,
-    }
-}
-
-fn wgmma(m: &Mods, f: &Fixed) -> Option<Op> {
-    let [d, a, b] = *m.mma.as_slice() else {
-        return None;
-    };
-    let (n, k) = m.shape;
-    let fp8 = |t| matches!(t, MmaTy::E4M3 | MmaTy::E5M2);
-    let byte = |t| matches!(t, MmaTy::S8 | MmaTy::U8);
-    let types = match (a, b) {
-        (MmaTy::F16, MmaTy::F16) => matches!(d, MmaTy::F16 | MmaTy::F32),
-        (MmaTy::BF16, MmaTy::BF16) | (MmaTy::TF32, MmaTy::TF32) => d == MmaTy::F32,
-        _ if fp8(a) && fp8(b) => matches!(d, MmaTy::F16 | MmaTy::F32),
-        _ if byte(a) && byte(b) => d == MmaTy::S32,
-        _ => false,
-    };
-    let integer = d == MmaTy::S32;
-    let step = if integer && n > 32 { 16 } else { 8 };
-    let registers = usize::from(n) / if d == MmaTy::F16 { 4 } else { 2 };
-    let shape = (8..=256).contains(&n)
-        && (n % step == 0 || n == 24)
-        && k == wgmma_k(a)
-        && f.destinations == registers;
-    // scale-a, scale-b (floats), then the two transposes (16-bit types; not for A in registers).
-    let scales = if integer { 0 } else { 2 };
-    let transposes = match (matches!(a, MmaTy::F16 | MmaTy::BF16), f.a_regs) {
-        (false, _) => 0,
-        (true, true) => 1,
-        (true, false) => 2,
-    };
-    let scale = |i: usize| matches!(f.imm(i), 1 | -1);
-    let bit = |i: usize| matches!(f.imm(i), 0 | 1);
-    let immediates = f.imms.len() == scales + transposes
-        && (0..scales).all(scale)
-        && (scales..scales + transposes).all(bit);
-    (types && shape && immediates).then(|| {
-        Op::Wgmma(Wgmma {
-            n,
-            k,
-            d,
-            a,
-            b,
-            a_regs: f.a_regs,
-            negate_a: scales > 0 && f.imm(0) == -1,
-            negate_b: scales > 0 && f.imm(1) == -1,
-            transpose_a: transposes == 2 && f.imm(2) == 1,
-            transpose_b: transposes > 0 && f.imm(scales + transposes - 1) == 1,
-        })
-    })
-}
-
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
     row("mbarrier", ".init @space? .b64",               "a0,su", |m, f| mbarrier(MbarOp::Init, m, f)),
@@ -367,9 +309,4 @@ pub(super) const ROWS: &[Row] = &[
     row("membar", ".proxy .alias",                      "", |_, _| Some(Op::Fence(FenceKind::ProxyAlias))),
     row("membar", ".gl",                                "", |m, _| membar(m)),
     row("membar", "@scope",                             "", |m, _| membar(m)),
-
-    row("wgmma", ".mma_async .sync .aligned @shape @mma @mma @mma", "W,A,sq,sp,c?,c?,c?,c?", wgmma),
-    row("wgmma", ".fence .sync .aligned",               "", |_, _| Some(Op::WgmmaFence)),
-    row("wgmma", ".commit_group .sync .aligned",        "", |_, _| Some(Op::WgmmaCommit)),
-    row("wgmma", ".wait_group .sync .aligned",          "c", |_, f| Some(Op::WgmmaWait(u32::try_from(f.imm(0)).ok()?))),
 ];

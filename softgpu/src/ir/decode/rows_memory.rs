@@ -187,16 +187,6 @@ fn convert_address(m: &Mods) -> Option<Op> {
     })
 }
 
-fn matrices(m: &Mods) -> u8 {
-    if m.has("x4") {
-        4
-    } else if m.has("x2") {
-        2
-    } else {
-        1
-    }
-}
-
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
     row("ld", "@sem? @scope? .mmio? @space? .nc? .ca|.cg|.cs|.lu|.cv? .L1::evict_normal|.L1::evict_unchanged|.L1::evict_first|.L1::evict_last|.L1::no_allocate? .L2::evict_first|.L2::evict_last|.L2::evict_normal? .L2::cache_hint? .L2::64B|.L2::128B|.L2::256B? @vec? :mem",
@@ -236,9 +226,4 @@ pub(super) const ROWS: &[Row] = &[
     row("getctarank", ".shared::cluster :u32",              "du,s0", |_, _| Some(Op::Getctarank { wide: false })),
     row("getctarank", ".shared::cluster :u64",              "du,s0", |_, _| Some(Op::Getctarank { wide: true })),
     row("getctarank", ":u64",                               "du,s0", |_, _| Some(Op::Getctarank { wide: true })),
-
-    row("ldmatrix", ".sync .aligned .m8n8 .x1|.x2|.x4 .trans? .shared|.shared::cta :b16", "N,as",
-        |m, f| Some(Op::Ldmatrix { num: matrices(m), trans: m.has("trans"), offset: f.offset(0) })),
-    row("stmatrix", ".sync .aligned .m8n8 .x1|.x2|.x4 .trans? .shared|.shared::cta :b16", "as,n",
-        |m, f| Some(Op::Stmatrix { num: matrices(m), trans: m.has("trans"), offset: f.offset(0) })),
 ];

@@ -1,5 +1,7 @@
 //! Operands: from what is written to typed registers and constants, by the roles of the table.
 
+mod fragment;
+
 use smallvec::{SmallVec, smallvec};
 
 use crate::error::PtxError;
@@ -252,14 +254,8 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
             Role::Elect => self.elect(operand),
             Role::MatrixDst => self.registers(operand, Some(self.matrices()), Self::destination),
             Role::MatrixSrc => self.registers(operand, Some(self.matrices()), Self::source),
-        }
-    }
-
-    fn matrices(&self) -> usize {
-        match (self.mods.has("x4"), self.mods.has("x2")) {
-            (true, _) => 4,
-            (_, true) => 2,
-            _ => 1,
+            Role::FragmentDst => self.fragment(operand, Self::destination),
+            Role::FragmentSrc => self.fragment(operand, Self::source),
         }
     }
 
@@ -602,24 +598,6 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
         items.iter().try_for_each(|item| each(self, item, ty))
     }
 
-    /// A list of 32-bit registers.
-    fn registers(
-        &mut self,
-        operand: &Operand,
-        wanted: Option<usize>,
-        each: fn(&mut Self, &Operand, Ty) -> Result<(), PtxError>,
-    ) -> Result<(), PtxError> {
-        let Operand::Vector(items) = operand else {
-            return Err(self.pos.syntax("a `{}` list is wanted"));
-        };
-        if wanted.is_some_and(|wanted| wanted != items.len()) {
-            return Err(self
-                .pos
-                .syntax(format!("wrong number of registers: {}", items.len())));
-        }
-        items.iter().try_for_each(|item| each(self, item, Ty::B32))
-    }
-
     fn part(&self, parts: usize) -> Result<Ty, PtxError> {
         let whole = self.mods.ty(0).bytes() as usize;
         match (whole.checked_div(parts), whole.checked_rem(parts)) {
@@ -819,14 +797,6 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
             self.fixed.targets.push(block);
         }
         Ok(())
-    }
-
-    fn wgmma_a(&mut self, operand: &Operand) -> Result<(), PtxError> {
-        if let Operand::Vector(_) = operand {
-            self.fixed.a_regs = true;
-            return self.registers(operand, Some(4), Self::source);
-        }
-        self.source(operand, Ty::U64)
     }
 }
 

@@ -74,6 +74,7 @@ fn wgmma() -> Op {
         negate_b: false,
         transpose_a: false,
         transpose_b: false,
+        saturate: false,
     })
 }
 

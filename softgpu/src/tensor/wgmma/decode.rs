@@ -9,7 +9,7 @@
 )]
 
 use super::simd::Simd;
-use super::{K_BYTES, M, Tile};
+use super::{K_BYTES, M};
 
 /// What keeps a row or a column from the fast path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +85,7 @@ pub(super) const fn column(place: usize) -> usize {
 /// The 32-bit words of packed rows: word `w` of the rows of a group, in fragment order. Columns at
 /// and above n read as zero.
 #[inline(always)]
-fn transpose(b: &[u8], group: usize) -> [[u32; 16]; 8] {
+pub(super) fn transpose(b: &[u8], group: usize) -> [[u32; 16]; 8] {
     let mut words = [[0; 16]; 8];
     for lane in 0..16 {
         let at = column(16 * group + lane) * K_BYTES;
@@ -101,7 +101,7 @@ fn transpose(b: &[u8], group: usize) -> [[u32; 16]; 8] {
 
 /// The 32-bit words of a packed row.
 #[inline(always)]
-fn words(row: &[u8]) -> [u32; 8] {
+pub(super) fn words(row: &[u8]) -> [u32; 8] {
     std::array::from_fn(|w| {
         let bytes = &row[4 * w..4 * w + 4];
         u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
@@ -302,8 +302,8 @@ impl Element for Tf32 {
 
 /// Takes A apart, with the sign that the tile gives to all products.
 #[inline(always)]
-pub(super) fn rows<S: Simd, E: Element>(out: &mut Operands, a: &[u8], tile: &Tile) {
-    let flip = if tile.negate { E::NEGATE } else { 0 };
+pub(super) fn rows<S: Simd, E: Element>(out: &mut Operands, a: &[u8], negate: bool) {
+    let flip = if negate { E::NEGATE } else { 0 };
     for (r, bytes) in a.chunks_exact(K_BYTES).enumerate() {
         let (words, row) = (words(bytes), &mut out.rows[r]);
         for i in 0..8 * E::VALUES {
@@ -327,8 +327,8 @@ pub(super) fn rows<S: Simd, E: Element>(out: &mut Operands, a: &[u8], tile: &Til
 
 /// Takes B apart.
 #[inline(always)]
-pub(super) fn groups<S: Simd, E: Element>(out: &mut Operands, b: &[u8], tile: &Tile) {
-    for g in 0..tile.n.div_ceil(16) {
+pub(super) fn groups<S: Simd, E: Element>(out: &mut Operands, b: &[u8], n: usize) {
+    for g in 0..n.div_ceil(16) {
         let (words, group) = (transpose(b, g), &mut out.groups[g]);
         for i in 0..8 * E::VALUES {
             let (word, part) = (&words[i / E::VALUES], i % E::VALUES);

@@ -10,6 +10,9 @@
 //! * f16, bf16, tf32 (F = 25): the product is exact in `f32`, scaling by `2^(25-E)` is too, and the
 //!   conversion to i32 truncates. A sum of 16 stays below 2^31; C joins in `f64`.
 //!
+//! f16 accumulators are widened and take part as `f32`; the result of a sum is kept with a sticky last
+//! bit, so that rounding it to f16 is the only rounding.
+//!
 //! Rows and columns for which this arithmetic has no room ([`decode::Class::Hard`]) are computed by the
 //! model. So are, in place, elements whose E is out of range, which only C can cause: then no
 //! product reaches the result, or C is not finite.
@@ -18,10 +21,11 @@ use std::cell::RefCell;
 
 use super::decode::{self, Bf16, F16, Fp8, Group, Operands, Row, Tf32};
 use super::reference;
-use super::simd::{Level, Simd};
-use super::{Accumulators, Addend, M, Tile};
+use super::simd::{Level, Simd, Work};
+use super::{Accumulators, Addend};
+use crate::tensor::convert;
 use crate::tensor::format::Format;
-use crate::tensor::model::Mma;
+use crate::tensor::model::{Accumulator, Mma, Schedule};
 
 /// E within which scale factors are normal `f32` numbers.
 const LOW: i32 = -100;
@@ -31,7 +35,7 @@ const HIGH: i32 = 127;
 const STAGE: usize = 16;
 
 /// Accumulators of one warp and some groups of columns, row by row in fragment order.
-type Stage = [[[u32; 16]; STAGE]];
+pub(super) type Stage = [[[u32; 16]; STAGE]];
 
 /// Rows times vectors that are computed together, so that operands are loaded once for several
 /// elements and all of it stays in registers.
@@ -47,37 +51,40 @@ struct Arithmetic {
     largest: usize,
     /// What sums of two exponents are too large by.
     bias: i32,
+    /// f16 accumulators.
+    half: bool,
+    /// Lower bound of E.
+    floor: i32,
 }
 
-/// `D = A·B (+ D)` with an f32 accumulator, at a level that the CPU has.
-pub(super) fn multiply_add(
-    level: Level,
-    (tile, mma): (&Tile, Mma),
-    (a, b): (&[u8], &[u8]),
-    d: &mut Accumulators<'_>,
-    addend: Addend,
-) {
+/// `D = A·B (+ D)` in floating point, at a level that the CPU has.
+pub(in crate::tensor) fn multiply_add(level: Level, task: &Task<'_>, d: &mut Accumulators<'_>) {
     thread_local! {
         static OPERANDS: RefCell<Box<Operands>> = RefCell::new(Box::new(Operands::ZERO));
     }
-    let task = Task {
-        tile,
-        mma,
-        a,
-        b,
-        addend,
-    };
-    OPERANDS.with_borrow_mut(|operands| level.run(&task, operands, d));
+    OPERANDS.with_borrow_mut(|operands| level.run(Work::Float(task, operands), d));
 }
 
 /// The arguments of one tile.
 #[derive(Debug)]
-pub(super) struct Task<'a> {
-    pub(super) tile: &'a Tile,
-    pub(super) mma: Mma,
-    pub(super) a: &'a [u8],
-    pub(super) b: &'a [u8],
-    pub(super) addend: Addend,
+pub(in crate::tensor) struct Task<'a> {
+    pub(in crate::tensor) mma: Mma,
+    /// Columns of D: a multiple of 8, at most 256.
+    pub(in crate::tensor) n: usize,
+    /// All products change their sign.
+    pub(in crate::tensor) negate: bool,
+    /// Packed rows of A: 16 for each warp, at most 64.
+    pub(in crate::tensor) a: &'a [u8],
+    /// n packed rows of B.
+    pub(in crate::tensor) b: &'a [u8],
+    pub(in crate::tensor) addend: Addend,
+}
+
+impl Task<'_> {
+    /// Rows of A and D.
+    pub(super) fn rows(&self) -> usize {
+        self.a.len() / super::K_BYTES
+    }
 }
 
 #[inline(always)]
@@ -89,21 +96,31 @@ pub(super) fn run<S: Simd>(
 ) {
     let arithmetic = decode::<S>(operands, task);
     let hard = reference::hard_elements(task, operands, d);
-    let groups = task.tile.n.div_ceil(16);
+    let groups = task.n.div_ceil(16);
     let together = S::LANES / 8;
     let mut group = 0;
     while group < groups {
         let count = together.min(groups - group);
-        for warp in 0..M / STAGE {
+        // Vectors of columns; the last group may be half empty.
+        let columns = (task.n - 16 * group).min(16 * count);
+        for warp in 0..task.rows() / STAGE {
             let mut stage = [[[0; 16]; STAGE]; 2];
             let stage = &mut stage[..count];
             if task.addend == Addend::Accumulator {
-                read(d, warp, group, stage);
+                if arithmetic.half {
+                    read_half(d, warp, group, stage);
+                } else {
+                    read(d, warp, group, stage);
+                }
             }
             let rows = &operands.rows[STAGE * warp..][..STAGE];
-            let columns = &operands.groups[group..group + count];
-            block(s, rows, columns, stage, arithmetic);
-            write(d, warp, group, stage);
+            let groups = &operands.groups[group..group + count];
+            block(s, rows, groups, (stage, columns), arithmetic);
+            if arithmetic.half {
+                write_half(d, warp, group, stage);
+            } else {
+                write(d, warp, group, stage);
+            }
         }
         group += count;
     }
@@ -114,22 +131,20 @@ pub(super) fn run<S: Simd>(
 
 #[inline(always)]
 fn decode<S: Simd>(out: &mut Operands, task: &Task<'_>) -> Arithmetic {
-    let &Task {
-        tile, mma, a, b, ..
-    } = task;
+    let &Task { mma, a, b, .. } = task;
     match mma.a {
-        Format::E4M3 => decode::rows::<S, Fp8<3>>(out, a, tile),
-        Format::E5M2 => decode::rows::<S, Fp8<2>>(out, a, tile),
-        Format::F16 => decode::rows::<S, F16>(out, a, tile),
-        Format::BF16 => decode::rows::<S, Bf16>(out, a, tile),
-        Format::Tf32 | Format::F32 => decode::rows::<S, Tf32>(out, a, tile),
+        Format::E4M3 => decode::rows::<S, Fp8<3>>(out, a, task.negate),
+        Format::E5M2 => decode::rows::<S, Fp8<2>>(out, a, task.negate),
+        Format::F16 => decode::rows::<S, F16>(out, a, task.negate),
+        Format::BF16 => decode::rows::<S, Bf16>(out, a, task.negate),
+        Format::Tf32 | Format::F32 => decode::rows::<S, Tf32>(out, a, task.negate),
     }
     match mma.b {
-        Format::E4M3 => decode::groups::<S, Fp8<3>>(out, b, tile),
-        Format::E5M2 => decode::groups::<S, Fp8<2>>(out, b, tile),
-        Format::F16 => decode::groups::<S, F16>(out, b, tile),
-        Format::BF16 => decode::groups::<S, Bf16>(out, b, tile),
-        Format::Tf32 | Format::F32 => decode::groups::<S, Tf32>(out, b, tile),
+        Format::E4M3 => decode::groups::<S, Fp8<3>>(out, b, task.n),
+        Format::E5M2 => decode::groups::<S, Fp8<2>>(out, b, task.n),
+        Format::F16 => decode::groups::<S, F16>(out, b, task.n),
+        Format::BF16 => decode::groups::<S, Bf16>(out, b, task.n),
+        Format::Tf32 | Format::F32 => decode::groups::<S, Tf32>(out, b, task.n),
     }
     let bias = |format: Format| 1 - format.min_exponent();
     let tf32 = mma.a == Format::Tf32;
@@ -138,6 +153,8 @@ fn decode<S: Simd>(out: &mut Operands, task: &Task<'_>) -> Arithmetic {
         values: if tf32 { 8 } else { 16 },
         largest: if tf32 { 4 } else { 8 },
         bias: bias(mma.a) + bias(mma.b),
+        half: mma.d == Accumulator::F16,
+        floor: Schedule::of(mma).sum.min_exponent,
     }
 }
 
@@ -149,7 +166,7 @@ fn runs(d: &Accumulators<'_>, group: usize, mut f: impl FnMut(usize, usize, usiz
         for i in 0..4 {
             let register = 4 * (2 * group + half) + i;
             // The last group of a tile with odd n/8 is half empty.
-            if register < d.slots.len() {
+            if register < d.registers() {
                 f(register, 8 * half + 4 * (i % 2), 8 * (i / 2));
             }
         }
@@ -157,7 +174,7 @@ fn runs(d: &Accumulators<'_>, group: usize, mut f: impl FnMut(usize, usize, usiz
 }
 
 #[inline(always)]
-fn read(d: &Accumulators<'_>, warp: usize, group: usize, stage: &mut Stage) {
+pub(super) fn read(d: &Accumulators<'_>, warp: usize, group: usize, stage: &mut Stage) {
     for (g, stage) in stage.iter_mut().enumerate() {
         runs(d, group + g, |register, place, row| {
             for (r, lanes) in d.lanes(warp, register).chunks_exact(4).enumerate() {
@@ -168,7 +185,7 @@ fn read(d: &Accumulators<'_>, warp: usize, group: usize, stage: &mut Stage) {
 }
 
 #[inline(always)]
-fn write(d: &mut Accumulators<'_>, warp: usize, group: usize, stage: &Stage) {
+pub(super) fn write(d: &mut Accumulators<'_>, warp: usize, group: usize, stage: &Stage) {
     for (g, stage) in stage.iter().enumerate() {
         let mut places = [(0, 0, 0); 8];
         let mut count = 0;
@@ -184,15 +201,62 @@ fn write(d: &mut Accumulators<'_>, warp: usize, group: usize, stage: &Stage) {
     }
 }
 
-/// One warp's rows by one or two groups.
+/// Calls `f(register, first place, row)` for every register of f16 pairs: the low halves of lanes
+/// `4·(row % 8)..+4` are the four places from the first on, the high halves the four after them.
 #[inline(always)]
-fn block<S: Simd>(s: S, rows: &[Row], groups: &[Group], stage: &mut Stage, arithmetic: Arithmetic) {
+fn runs_half(registers: usize, group: usize, mut f: impl FnMut(usize, usize, usize)) {
+    for i in 0..4 {
+        let register = 4 * group + i;
+        if register < registers {
+            f(register, 8 * (i / 2), 8 * (i % 2));
+        }
+    }
+}
+
+#[inline(always)]
+fn read_half(d: &Accumulators<'_>, warp: usize, group: usize, stage: &mut Stage) {
+    for (g, stage) in stage.iter_mut().enumerate() {
+        runs_half(d.registers(), group + g, |register, place, row| {
+            for (r, lanes) in d.lanes(warp, register).chunks_exact(4).enumerate() {
+                let to = &mut stage[row + r][place..place + 8];
+                for (i, &pair) in lanes.iter().enumerate() {
+                    to[i] = pair & 0xFFFF;
+                    to[4 + i] = pair >> 16;
+                }
+            }
+        });
+    }
+}
+
+#[inline(always)]
+fn write_half(d: &mut Accumulators<'_>, warp: usize, group: usize, stage: &Stage) {
+    for (g, stage) in stage.iter().enumerate() {
+        runs_half(d.registers(), group + g, |register, place, row| {
+            for (r, lanes) in d.lanes_mut(warp, register).chunks_exact_mut(4).enumerate() {
+                let from = &stage[row + r][place..place + 8];
+                for (i, pair) in lanes.iter_mut().enumerate() {
+                    *pair = from[i] | from[4 + i] << 16;
+                }
+            }
+        });
+    }
+}
+
+/// One warp's rows by one or two groups, of which `columns` columns count.
+#[inline(always)]
+fn block<S: Simd>(
+    s: S,
+    rows: &[Row],
+    groups: &[Group],
+    (stage, columns): (&mut Stage, usize),
+    arithmetic: Arithmetic,
+) {
     for first in (0..STAGE).step_by(ROWS) {
         let Some(rows) = rows[first..].first_chunk::<ROWS>() else {
             return;
         };
         // Two vectors: two groups of 16 lanes, or the halves of one.
-        if groups.len() * 16 == 2 * S::LANES {
+        if columns > S::LANES {
             elements::<S, 2>(s, rows, groups, (stage, first), arithmetic);
         } else {
             elements::<S, 1>(s, rows, groups, (stage, first), arithmetic);
@@ -218,9 +282,15 @@ fn elements<S: Simd, const V: usize>(
         for v in 0..V {
             let (group, lane) = at(v);
             c[r][v] = s.load(&stage[group][first + r], lane);
+            if arithmetic.half {
+                c[r][v] = s.f32_from_f16(c[r][v]);
+            }
             let field = s.and(s.shr::<23>(c[r][v]), s.splat(0xFF));
             let exponent = s.sub_i32(s.max_i32(field, s.splat(1)), s.splat(127));
             e[r][v] = s.max_i32(e[r][v], exponent);
+            if arithmetic.half {
+                e[r][v] = s.max_i32(e[r][v], s.splat(arithmetic.floor.cast_unsigned()));
+            }
         }
     }
     let sums = if arithmetic.fp8 {
@@ -356,12 +426,24 @@ fn round<S: Simd>(s: S, (sum, c, e): (S::V, S::V, S::V), arithmetic: Arithmetic)
     let aligned = s.splat(if arithmetic.fp8 { 13 } else { 25 });
     let c = s.i32_from_f32(s.mul_f32(c, power(s, s.sub_i32(aligned, e))));
     let total = if arithmetic.fp8 {
-        // Below 2^24, so the conversion is exact; 13 fraction bits stay.
-        s.and(s.f32_from_i32(s.add_i32(sum, c)), s.splat(FP8_DIGITS))
+        // Below 2^24, so the conversion is exact; 13 fraction bits stay in an f32 result.
+        let total = s.f32_from_i32(s.add_i32(sum, c));
+        if arithmetic.half {
+            total
+        } else {
+            s.and(total, s.splat(FP8_DIGITS))
+        }
+    } else if arithmetic.half {
+        s.f32_from_sum::<true>(sum, c)
     } else {
-        s.f32_from_sum(sum, c)
+        s.f32_from_sum::<false>(sum, c)
     };
-    s.mul_f32(total, power(s, s.sub_i32(e, aligned)))
+    let result = s.mul_f32(total, power(s, s.sub_i32(e, aligned)));
+    if arithmetic.half {
+        s.f16_from_f32(result)
+    } else {
+        result
+    }
 }
 
 /// The bits of an `f32` that FP8 tiles return.
@@ -386,6 +468,15 @@ fn only_c<S: Simd>(
             continue;
         }
         let magnitude = c & 0x7FFF_FFFF;
+        if arithmetic.half {
+            // E is at least that of the smallest f16, unless all is zero.
+            to[lane] = match magnitude {
+                0 => 0,
+                _ if magnitude > 0x7F80_0000 => 0x7FFF,
+                _ => convert::f16_from_f32(f32::from_bits(c)).into(),
+            };
+            continue;
+        }
         let kept = if arithmetic.fp8 { c & FP8_DIGITS } else { c };
         to[lane] = if magnitude > 0x7F80_0000 {
             0x7FFF_FFFF

@@ -6,18 +6,18 @@
 //! an f16 accumulator, register `2j + i` holds row `16w + 8·i + l/4`, columns `8j + 2·(l%4)` (low
 //! half) and the next one.
 //!
-//! Results are those of [`super::model::dot`], bit for bit. FP8 operands with an f32 accumulator
-//! and f16, bf16 and tf32 operands with an f32 accumulator have a fast path; f16 accumulators go
-//! through the model element by element.
+//! Results are those of [`super::model::dot`], bit for bit; integers are exact.
 
 mod decode;
-mod fast;
+pub(in crate::tensor) mod fast;
+pub(in crate::tensor) mod integer;
 mod reference;
-mod simd;
+pub(in crate::tensor) mod simd;
 
 #[cfg(test)]
 mod tests;
 
+use self::integer::Integers;
 use self::simd::Level;
 use super::format::Format;
 use super::model::{Accumulator, Family, Mma};
@@ -46,7 +46,7 @@ pub enum Addend {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Float(Mma),
-    Int { a_signed: bool, b_signed: bool },
+    Int { kind: Integers, saturate: bool },
 }
 
 /// A validated wgmma instruction.
@@ -73,10 +73,15 @@ impl Tile {
             MmaTy::TF32 => 4,
             _ => 1,
         };
+        let k_bits = if wgmma.a == MmaTy::B1 {
+            1
+        } else {
+            8 * element_bytes
+        };
         if !(8..=256).contains(&wgmma.n) || !wgmma.n.is_multiple_of(8) {
             return Err(illegal("n is a multiple of 8 from 8 to 256"));
         }
-        if usize::from(wgmma.k) * element_bytes != K_BYTES {
+        if usize::from(wgmma.k) * k_bits != 8 * K_BYTES {
             return Err(illegal("k times the element size is 32 bytes"));
         }
         if (wgmma.transpose_a || wgmma.transpose_b) && element_bytes != 2 {
@@ -134,31 +139,49 @@ impl Tile {
         d: &mut Accumulators<'_>,
         addend: Addend,
     ) -> Result<(), FaultKind> {
-        if a.len() != A_BYTES || b.len() != self.b_bytes() || d.slots.len() != self.registers() {
+        if a.len() != A_BYTES || b.len() != self.b_bytes() || d.registers() != self.registers() {
             return Err(FaultKind::IllegalInstruction {
                 what: format!(
                     "wgmma n{}: A has {} bytes, B {}, D {} registers; expected {A_BYTES}, {}, {}",
                     self.n,
                     a.len(),
                     b.len(),
-                    d.slots.len(),
+                    d.registers(),
                     self.b_bytes(),
                     self.registers()
                 ),
             });
         }
         match self.kind {
-            Kind::Float(mma) if mma.d == Accumulator::F32 => {
-                fast::multiply_add(Level::best(), (self, mma), (a, b), d, addend);
+            Kind::Float(mma) => {
+                let task = fast::Task {
+                    mma,
+                    n: self.n,
+                    negate: self.negate,
+                    a,
+                    b,
+                    addend,
+                };
+                fast::multiply_add(Level::best(), &task, d);
             }
-            _ => reference::multiply_add(self, a, b, d, addend),
+            Kind::Int { kind, saturate } => {
+                let task = integer::Task {
+                    kind,
+                    saturate,
+                    n: self.n,
+                    a,
+                    b,
+                    addend,
+                };
+                integer::multiply_add(Level::best(), &task, d);
+            }
         }
         Ok(())
     }
 }
 
 fn kind(wgmma: &Wgmma) -> Option<Kind> {
-    use MmaTy::{BF16, E4M3, E5M2, F16, F32, S8, S32, TF32, U8};
+    use MmaTy::{B1, BF16, E4M3, E5M2, F16, F32, S8, S32, TF32, U8};
     let format = |ty| match ty {
         E4M3 => Format::E4M3,
         E5M2 => Format::E5M2,
@@ -180,18 +203,34 @@ fn kind(wgmma: &Wgmma) -> Option<Kind> {
         (F16, F16, F16) => float(Accumulator::F16),
         (E4M3 | E5M2, E4M3 | E5M2, F16) => float(Accumulator::F16),
         (S8 | U8, S8 | U8, S32) => Kind::Int {
-            a_signed: wgmma.a == S8,
-            b_signed: wgmma.b == S8,
+            kind: Integers::Bytes {
+                a_signed: wgmma.a == S8,
+                b_signed: wgmma.b == S8,
+            },
+            saturate: wgmma.saturate,
+        },
+        (B1, B1, S32) => Kind::Int {
+            kind: Integers::Bits { and: true },
+            saturate: false,
         },
         _ => return None,
     })
 }
 
-/// The accumulator registers of a warpgroup.
+/// The accumulator registers of a warpgroup, or of one warp.
 #[derive(Debug)]
 pub struct Accumulators<'a> {
-    files: [&'a mut RegFile; 4],
-    slots: &'a [u32],
+    storage: Storage<'a>,
+}
+
+#[derive(Debug)]
+enum Storage<'a> {
+    Files {
+        files: [&'a mut RegFile; 4],
+        slots: &'a [u32],
+    },
+    /// The registers of one warp.
+    Warp(&'a mut [[u32; 32]]),
 }
 
 impl<'a> Accumulators<'a> {
@@ -206,19 +245,43 @@ impl<'a> Accumulators<'a> {
             Some(slot) => Err(FaultKind::IllegalInstruction {
                 what: format!("wgmma accumulator slot {slot} of {have}"),
             }),
-            None => Ok(Self { files, slots }),
+            None => Ok(Self {
+                storage: Storage::Files { files, slots },
+            }),
+        }
+    }
+
+    /// The registers of one warp.
+    pub(in crate::tensor) fn of_warp(registers: &'a mut [[u32; 32]]) -> Self {
+        Self {
+            storage: Storage::Warp(registers),
+        }
+    }
+
+    /// Registers of D per thread.
+    #[inline]
+    fn registers(&self) -> usize {
+        match &self.storage {
+            Storage::Files { slots, .. } => slots.len(),
+            Storage::Warp(registers) => registers.len(),
         }
     }
 
     /// The 32 lanes of register `register` of warp `warp`.
     #[inline]
     fn lanes(&self, warp: usize, register: usize) -> &[u32; 32] {
-        self.files[warp].lanes32(Slot(self.slots[register]))
+        match &self.storage {
+            Storage::Files { files, slots } => files[warp].lanes32(Slot(slots[register])),
+            Storage::Warp(registers) => &registers[register],
+        }
     }
 
     #[inline]
     fn lanes_mut(&mut self, warp: usize, register: usize) -> &mut [u32; 32] {
-        self.files[warp].lanes32_mut(Slot(self.slots[register]))
+        match &mut self.storage {
+            Storage::Files { files, slots } => files[warp].lanes32_mut(Slot(slots[register])),
+            Storage::Warp(registers) => &mut registers[register],
+        }
     }
 }
 

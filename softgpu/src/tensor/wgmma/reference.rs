@@ -2,7 +2,9 @@
 
 use super::decode::{self, Class, Operands};
 use super::fast::Task;
-use super::{Accumulators, Addend, K_BYTES, Kind, M, Tile};
+#[cfg(test)]
+use super::integer::{self, Integers};
+use super::{Accumulators, Addend, K_BYTES};
 use crate::tensor::format::Format;
 use crate::tensor::model::{self, Accumulator};
 
@@ -75,49 +77,57 @@ fn negated(mut row: Vec<u32>, format: Format) -> Vec<u32> {
     row
 }
 
-pub(super) fn multiply_add(
-    tile: &Tile,
-    a: &[u8],
-    b: &[u8],
-    d: &mut Accumulators<'_>,
-    addend: Addend,
-) {
-    match tile.kind {
-        Kind::Float(mma) => {
-            let task = Task {
-                tile,
-                mma,
-                a,
-                b,
-                addend,
-            };
-            for row in 0..M {
-                for column in 0..tile.n {
-                    let (place, bits) = float_element(&task, d, (row, column));
-                    d.set(place, bits);
-                }
-            }
+/// `D = A·B (+ D)` by the model.
+#[cfg(test)]
+pub(super) fn multiply_add(task: &Task<'_>, d: &mut Accumulators<'_>) {
+    for row in 0..task.rows() {
+        for column in 0..task.n {
+            let (place, bits) = float_element(task, d, (row, column));
+            d.set(place, bits);
         }
-        Kind::Int { a_signed, b_signed } => {
-            let widen = |byte: u8, signed: bool| match signed {
-                true => i32::from(byte.cast_signed()),
-                false => i32::from(byte),
+    }
+}
+
+/// `D = A·B (+ D)` in integers, product by product.
+#[cfg(test)]
+pub(super) fn multiply_add_integers(task: &integer::Task<'_>, d: &mut Accumulators<'_>) {
+    for (row, a) in task.a.chunks_exact(K_BYTES).enumerate() {
+        for (column, b) in task.b.chunks_exact(K_BYTES).enumerate() {
+            let place = Place::of(row, column, 32);
+            let c = match task.addend {
+                Addend::Zero => 0,
+                Addend::Accumulator => i64::from(d.get(place).cast_signed()),
             };
-            for (row, a) in a.chunks_exact(K_BYTES).enumerate() {
-                for (column, b) in b.chunks_exact(K_BYTES).enumerate() {
-                    let place = Place::of(row, column, 32);
-                    let mut sum = match addend {
-                        Addend::Zero => 0,
-                        Addend::Accumulator => d.get(place).cast_signed(),
-                    };
-                    for (&a, &b) in a.iter().zip(b) {
-                        // Without .satfinite the accumulator wraps.
-                        sum = sum.wrapping_add(widen(a, a_signed) * widen(b, b_signed));
-                    }
-                    d.set(place, sum.cast_unsigned());
-                }
-            }
+            let sum = c + integer_products(task.kind, a, b);
+            let value = if task.saturate {
+                sum.clamp(i32::MIN.into(), i32::MAX.into())
+            } else {
+                sum
+            };
+            let [b0, b1, b2, b3, ..] = value.to_le_bytes();
+            d.set(place, u32::from_le_bytes([b0, b1, b2, b3]));
         }
+    }
+}
+
+#[cfg(test)]
+fn integer_products(kind: Integers, a: &[u8], b: &[u8]) -> i64 {
+    let value = |bits: u8, width: u32, signed: bool| {
+        let value = i64::from(bits);
+        let negative = signed && value >= 1 << (width - 1);
+        value - if negative { 1 << width } else { 0 }
+    };
+    match kind {
+        Integers::Bits { and } => (a.iter().zip(b))
+            .map(|(&a, &b)| i64::from(if and { a & b } else { a ^ b }.count_ones()))
+            .sum(),
+        Integers::Bytes { a_signed, b_signed } => (a.iter().zip(b))
+            .map(|(&a, &b)| value(a, 8, a_signed) * value(b, 8, b_signed))
+            .sum(),
+        Integers::Nibbles { a_signed, b_signed } => (a.iter().zip(b))
+            .flat_map(|(&a, &b)| [(a & 15, b & 15), (a >> 4, b >> 4)])
+            .map(|(a, b)| value(a, 4, a_signed) * value(b, 4, b_signed))
+            .sum(),
     }
 }
 
@@ -128,27 +138,26 @@ fn float_element(
     (row, column): (usize, usize),
 ) -> (Place, u32) {
     let &Task {
-        tile,
-        mma,
-        a,
-        b,
-        addend,
+        mma, a, b, addend, ..
     } = task;
-    let bits = match mma.d {
-        Accumulator::F32 => 32,
-        Accumulator::F16 => 16,
-    };
-    let place = Place::of(row, column, bits);
+    let place = Place::of(row, column, accumulator_bits(mma.d));
     let c = match addend {
         Addend::Zero => 0,
         Addend::Accumulator => d.get(place),
     };
     let mut a = elements(&a[row * K_BYTES..][..K_BYTES], mma.a);
-    if tile.negate {
+    if task.negate {
         a = negated(a, mma.a);
     }
     let b = elements(&b[column * K_BYTES..][..K_BYTES], mma.b);
     (place, model::dot(mma, &a, &b, c))
+}
+
+const fn accumulator_bits(d: Accumulator) -> u32 {
+    match d {
+        Accumulator::F32 => 32,
+        Accumulator::F16 => 16,
+    }
 }
 
 /// The elements of hard rows and columns, which the fast tiles leave to the model; to be computed
@@ -158,12 +167,11 @@ pub(super) fn hard_elements(
     operands: &Operands,
     d: &Accumulators<'_>,
 ) -> Vec<(Place, u32)> {
-    let n = task.tile.n;
+    let n = task.n;
     let columns = || (0..n).map(|place| (decode::column(place), operands.column_class[place]));
     let no_column = columns().all(|(_, class)| class == Class::Plain);
     if no_column
-        && operands
-            .row_class
+        && operands.row_class[..task.rows()]
             .iter()
             .all(|&class| class == Class::Plain)
     {
@@ -173,12 +181,13 @@ pub(super) fn hard_elements(
     let nan_row = task.mma.a == Format::E4M3;
     let nan_column = task.mma.b == Format::E4M3;
     let mut hard = Vec::new();
-    for row in 0..M {
+    for row in 0..task.rows() {
         let hard_row = operands.row_class[row] == Class::Hard;
         for (column, class) in columns() {
             let hard_column = class == Class::Hard;
             if (hard_row && nan_row) || (hard_column && nan_column) {
-                hard.push((Place::of(row, column, 32), task.mma.d.nan()));
+                let bits = accumulator_bits(task.mma.d);
+                hard.push((Place::of(row, column, bits), task.mma.d.nan()));
             } else if hard_row || hard_column {
                 hard.push(float_element(task, d, (row, column)));
             }

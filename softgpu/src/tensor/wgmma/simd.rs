@@ -11,7 +11,8 @@
 
 use super::Accumulators;
 use super::decode::Operands;
-use super::fast::{self, Task};
+use super::{fast, integer};
+use crate::tensor::convert;
 
 /// An instruction set.
 pub(super) trait Simd: Copy {
@@ -49,8 +50,15 @@ pub(super) trait Simd: Copy {
     fn f32_from_i32(self, a: Self::V) -> Self::V;
     /// `f32` to `i32`, toward zero; any value when it does not fit.
     fn i32_from_f32(self, a: Self::V) -> Self::V;
-    /// The sum of two `i32` as `f32`, toward zero.
-    fn f32_from_sum(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The sum of two `i32` as `f32`, toward zero; if `STICKY`, the last bit is set when digits were
+    /// lost, so that a later rounding to fewer digits is as if of the sum itself.
+    fn f32_from_sum<const STICKY: bool>(self, a: Self::V, b: Self::V) -> Self::V;
+    /// f16 bits in the low halves as `f32`.
+    fn f32_from_f16(self, a: Self::V) -> Self::V;
+    /// `f32` as f16 bits, to nearest even.
+    fn f16_from_f32(self, a: Self::V) -> Self::V;
+    /// Population counts.
+    fn count_ones(self, a: Self::V) -> Self::V;
 
     /// Saturating `i8` addition.
     fn add_i8(self, a: Self::V, b: Self::V) -> Self::V;
@@ -71,9 +79,41 @@ pub(super) trait Simd: Copy {
     fn align_fp8(self, product: Self::V, largest: Self::V, ea: Self::V, eb: Self::V) -> Self::V;
 }
 
+/// What to compute.
+#[derive(Debug)]
+pub(super) enum Work<'a> {
+    Float(&'a fast::Task<'a>, &'a mut Operands),
+    Integer(&'a integer::Task<'a>, &'a mut integer::Operands),
+    /// Sums of products, element by element: D, A by rows, B by columns, and K.
+    Double(&'a mut [f64], &'a [f64], &'a [f64], usize),
+}
+
+impl Work<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S, d: &mut Accumulators<'_>) {
+        match self {
+            Work::Float(task, operands) => fast::run(s, task, operands, d),
+            Work::Integer(task, operands) => integer::run(s, task, operands, d),
+            Work::Double(d, a, b, k) => double(d, a, b, k),
+        }
+    }
+}
+
+/// `d[i][j] = fma(a[i][k], b[j][k], d[i][j])` for k = 0, 1, …; eight columns.
+#[inline(always)]
+fn double(d: &mut [f64], a: &[f64], b: &[f64], k: usize) {
+    for (d, a) in d.chunks_exact_mut(8).zip(a.chunks_exact(k)) {
+        for (k_index, &a) in a.iter().enumerate() {
+            for (d, b) in d.iter_mut().zip(b.chunks_exact(k)) {
+                *d = a.mul_add(b[k_index], *d);
+            }
+        }
+    }
+}
+
 /// How far the CPU goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Level(Isa);
+pub(in crate::tensor) struct Level(Isa);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Isa {
@@ -87,36 +127,59 @@ enum Isa {
 impl Level {
     /// All levels that this CPU has, the fastest first.
     pub(super) fn available() -> impl Iterator<Item = Self> {
+        #[cfg(target_arch = "x86_64")]
+        let avx2 = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
         let levels = [
             #[cfg(target_arch = "x86_64")]
-            (is_x86_feature_detected!("avx512f")
+            (avx2
+                && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx512vnni"))
             .then_some(Isa::Avx512),
             #[cfg(target_arch = "x86_64")]
-            is_x86_feature_detected!("avx2").then_some(Isa::Avx2),
+            avx2.then_some(Isa::Avx2),
             Some(Isa::Portable),
         ];
         levels.into_iter().flatten().map(Self)
     }
 
     /// The fastest level of this CPU.
-    pub(super) fn best() -> Self {
+    pub(in crate::tensor) fn best() -> Self {
         Self::available().next().unwrap_or(Self(Isa::Portable))
     }
 
+    /// The fastest level of this CPU for tiles of eight columns, which half fill the widest vectors.
+    pub(in crate::tensor) fn narrow() -> Self {
+        let levels = Self::available();
+        #[cfg(target_arch = "x86_64")]
+        let mut levels = levels.filter(|level| level.0 != Isa::Avx512);
+        #[cfg(not(target_arch = "x86_64"))]
+        let mut levels = levels;
+        levels.next().unwrap_or(Self(Isa::Portable))
+    }
+
     /// Runs a tile with the instructions of this level.
-    pub(super) fn run(self, task: &Task<'_>, operands: &mut Operands, d: &mut Accumulators<'_>) {
+    pub(super) fn run(self, work: Work<'_>, d: &mut Accumulators<'_>) {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `available` made this level after detecting the extensions.
-            Isa::Avx512 => unsafe { avx512::run(task, operands, d) },
+            Isa::Avx512 => unsafe { avx512::run(work, d) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `available` made this level after detecting the extension.
-            Isa::Avx2 => unsafe { avx2::run(task, operands, d) },
-            Isa::Portable => fast::run(Portable, task, operands, d),
+            // SAFETY: `available` made this level after detecting the extensions.
+            Isa::Avx2 => unsafe { avx2::run(work, d) },
+            Isa::Portable => work.run(Portable, d),
         }
+    }
+
+    /// `d[i][j] = fma(a[i][k], b[j][k], d[i][j])` for k = 0, 1, … in `f64`; eight columns.
+    pub(in crate::tensor) fn double(self, d: &mut [f64], a: &[f64], b: &[f64], k: usize) {
+        self.run(
+            Work::Double(d, a, b, k),
+            &mut Accumulators::of_warp(&mut []),
+        );
     }
 }
 
@@ -238,11 +301,28 @@ impl Simd for Portable {
         clippy::cast_possible_truncation,
         reason = "at most 24 digits are left: exact"
     )]
-    fn f32_from_sum(self, a: Self::V, b: Self::V) -> Self::V {
+    fn f32_from_sum<const STICKY: bool>(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| {
             let sum = f64::from(a.cast_signed()) + f64::from(b.cast_signed());
-            (f64::from_bits(sum.to_bits() & F32_DIGITS) as f32).to_bits()
+            let bits = sum.to_bits();
+            let lost = u64::from(STICKY && bits & !F32_DIGITS != 0) << 29;
+            (f64::from_bits(bits & F32_DIGITS | lost) as f32).to_bits()
         })
+    }
+    #[inline(always)]
+    fn f32_from_f16(self, a: Self::V) -> Self::V {
+        a.map(|a| {
+            let [low, high, ..] = a.to_le_bytes();
+            convert::f32_from_f16(u16::from_le_bytes([low, high])).to_bits()
+        })
+    }
+    #[inline(always)]
+    fn f16_from_f32(self, a: Self::V) -> Self::V {
+        a.map(|a| convert::f16_from_f32(f32::from_bits(a)).into())
+    }
+    #[inline(always)]
+    fn count_ones(self, a: Self::V) -> Self::V {
+        a.map(u32::count_ones)
     }
     #[inline(always)]
     fn add_i8(self, a: Self::V, b: Self::V) -> Self::V {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 
+use super::integer::{self, Integers};
 use super::reference::Place;
 use super::simd::Level;
 use super::{A_BYTES, Accumulators, Addend, K_BYTES, Kind, M, Tile, fast, pack_a, reference};
@@ -130,6 +131,23 @@ impl Random {
             .collect()
     }
 
+    fn half_accumulator(&mut self, kind: u8) -> u32 {
+        let x = self.next();
+        match kind {
+            // Near one.
+            0 => (x & 0x83FF) | (12 + self.next() % 8) << 10,
+            1 => x & 0x8000,
+            // Any exponent, no infinity or NaN.
+            2 => (x & 0x83FF) | (self.next() % 31) << 10,
+            // Subnormal.
+            3 => x & 0x83FF,
+            // Huge.
+            4 => (x & 0x83FF) | (28 + self.next() % 3) << 10,
+            // Infinities and NaN among others.
+            _ => (x & 0x83FF & !(self.next() % 2 * 0x3FF)) | (x % 3 + 29).min(31) << 10,
+        }
+    }
+
     fn accumulator(&mut self, kind: u8) -> u32 {
         let x = self.next();
         match kind {
@@ -148,16 +166,22 @@ impl Random {
     }
 }
 
-fn types() -> impl Strategy<Value = (MmaTy, MmaTy, u16)> {
-    use MmaTy::{BF16, E4M3, E5M2, F16, TF32};
+/// Types of D, A and B.
+fn types() -> impl Strategy<Value = (MmaTy, MmaTy, MmaTy)> {
+    use MmaTy::{BF16, E4M3, E5M2, F16, F32, TF32};
     prop_oneof![
-        3 => Just((E4M3, E4M3, 32)),
-        1 => Just((E4M3, E5M2, 32)),
-        1 => Just((E5M2, E4M3, 32)),
-        2 => Just((E5M2, E5M2, 32)),
-        2 => Just((F16, F16, 16)),
-        2 => Just((BF16, BF16, 16)),
-        2 => Just((TF32, TF32, 8)),
+        3 => Just((F32, E4M3, E4M3)),
+        1 => Just((F32, E4M3, E5M2)),
+        1 => Just((F32, E5M2, E4M3)),
+        2 => Just((F32, E5M2, E5M2)),
+        2 => Just((F16, E4M3, E4M3)),
+        1 => Just((F16, E4M3, E5M2)),
+        1 => Just((F16, E5M2, E4M3)),
+        1 => Just((F16, E5M2, E5M2)),
+        2 => Just((F32, F16, F16)),
+        3 => Just((F16, F16, F16)),
+        2 => Just((F32, BF16, BF16)),
+        2 => Just((F32, TF32, TF32)),
     ]
 }
 
@@ -171,11 +195,11 @@ fn values() -> impl Strategy<Value = Values> {
     ]
 }
 
-fn wgmma((a, b, k): (MmaTy, MmaTy, u16), n: u16) -> Wgmma {
+fn wgmma((d, a, b): (MmaTy, MmaTy, MmaTy), n: u16) -> Wgmma {
     Wgmma {
         n,
-        k,
-        d: MmaTy::F32,
+        k: 256 / a.bits() as u16,
+        d,
         a,
         b,
         a_regs: false,
@@ -183,6 +207,7 @@ fn wgmma((a, b, k): (MmaTy, MmaTy, u16), n: u16) -> Wgmma {
         negate_b: false,
         transpose_a: false,
         transpose_b: false,
+        saturate: false,
     }
 }
 
@@ -215,54 +240,67 @@ fn float(tile: &Tile) -> super::Mma {
     }
 }
 
+fn task<'a>(case: &Case, (a, b): (&'a [u8], &'a [u8]), addend: Addend) -> fast::Task<'a> {
+    let tile = Tile::new(&case.wgmma).unwrap();
+    fast::Task {
+        mma: float(&tile),
+        n: tile.n,
+        negate: tile.negate,
+        a,
+        b,
+        addend,
+    }
+}
+
 fn compare(case: &Case, addend: Addend) {
     let tile = Tile::new(&case.wgmma).unwrap();
     let mut random = Random(case.seed);
     let a = random.operand(case.wgmma.a, case.a, M);
     let b = random.operand(case.wgmma.b, case.b, tile.n);
+    let half = case.wgmma.d == MmaTy::F16;
     let mut before = Registers::new(tile.registers());
     for file in &mut before.files {
         for &slot in &before.slots {
-            file.lanes32_mut(Slot(slot))
-                .fill_with(|| random.accumulator(case.c));
+            file.lanes32_mut(Slot(slot)).fill_with(|| {
+                if half {
+                    random.half_accumulator(case.c) | random.half_accumulator(case.c) << 16
+                } else {
+                    random.accumulator(case.c)
+                }
+            });
         }
     }
     let mut expected = before.clone();
-    reference::multiply_add(&tile, &a, &b, &mut expected.accumulators(), addend);
+    let task = task(case, (&a, &b), addend);
+    reference::multiply_add(&task, &mut expected.accumulators());
+    let places = (0..M).flat_map(|row| (0..tile.n).map(move |column| (row, column)));
+    let bits = if half { 16 } else { 32 };
     for level in Level::available() {
         let mut got = before.clone();
-        let mma = float(&tile);
-        fast::multiply_add(
-            level,
-            (&tile, mma),
-            (&a, &b),
-            &mut got.accumulators(),
-            addend,
-        );
-        for row in 0..M {
-            for column in 0..tile.n {
-                let place = Place::of(row, column, 32);
-                let (want, have) = (
-                    expected.accumulators().get(place),
-                    got.accumulators().get(place),
-                );
-                assert_eq!(
-                    want,
-                    have,
-                    "{level:?} {addend:?} row {row} column {column}: model {want:#010x}, fast \
-                     {have:#010x}, C {:#010x}; {case:?}",
-                    before.accumulators().get(place)
-                );
-            }
+        fast::multiply_add(level, &task, &mut got.accumulators());
+        for (row, column) in places.clone() {
+            let place = Place::of(row, column, bits);
+            let want = expected.accumulators().get(place);
+            let have = got.accumulators().get(place);
+            assert_eq!(
+                want,
+                have,
+                "{level:?} {addend:?} row {row} column {column}: model {want:#010x}, fast \
+                 {have:#010x}, C {:#010x}; {case:?}",
+                before.accumulators().get(place)
+            );
         }
-        // Nothing but D changed.
-        for (warp, file) in got.files.iter().enumerate() {
-            for slot in (0..file.slots()).filter(|slot| !before.slots.contains(slot)) {
-                assert_eq!(
-                    file.lanes32(Slot(slot)),
-                    before.files[warp].lanes32(Slot(slot))
-                );
-            }
+        assert_only_d_changed(&before, &got);
+    }
+}
+
+fn assert_only_d_changed(before: &Registers, got: &Registers) {
+    for (warp, file) in got.files.iter().enumerate() {
+        for slot in (0..file.slots()).filter(|slot| !before.slots.contains(slot)) {
+            assert_eq!(
+                file.lanes32(Slot(slot)),
+                before.files[warp].lanes32(Slot(slot))
+            );
         }
     }
 }
@@ -270,7 +308,7 @@ fn compare(case: &Case, addend: Addend) {
 #[test]
 fn fast_tiles_are_the_model() {
     let config = Config {
-        cases: 250,
+        cases: 400,
         rng_seed: RngSeed::Fixed(7),
         failure_persistence: None,
         ..Config::default()
@@ -287,7 +325,7 @@ fn fast_tiles_are_the_model() {
 fn every_width_of_a_tile() {
     for n in (8..=256).step_by(8) {
         let case = Case {
-            wgmma: wgmma((MmaTy::E4M3, MmaTy::E4M3, 32), n),
+            wgmma: wgmma((MmaTy::F32, MmaTy::E4M3, MmaTy::E4M3), n),
             a: Values::Near,
             b: Values::Near,
             c: 0,
@@ -308,7 +346,7 @@ fn shown(w: usize, r: usize, l: usize) -> (usize, usize) {
 fn accumulators_lie_as_documented() {
     // A is the unit matrix in its first rows, B counts, so D shows where everything goes: element
     // (i, j) of D is element k = i of column j of B.
-    let tile = Tile::new(&wgmma((MmaTy::F16, MmaTy::F16, 16), 40)).unwrap();
+    let tile = Tile::new(&wgmma((MmaTy::F32, MmaTy::F16, MmaTy::F16), 40)).unwrap();
     let mut a = vec![0; A_BYTES];
     let mut b = vec![0; tile.b_bytes()];
     for row in 0..M {
@@ -339,10 +377,7 @@ fn accumulators_lie_as_documented() {
 
 #[test]
 fn f16_accumulators_lie_as_documented() {
-    let types = Wgmma {
-        d: MmaTy::F16,
-        ..wgmma((MmaTy::F16, MmaTy::F16, 16), 24)
-    };
+    let types = wgmma((MmaTy::F16, MmaTy::F16, MmaTy::F16), 24);
     let tile = Tile::new(&types).unwrap();
     assert_eq!(tile.registers(), 6);
     let mut random = Random(3);
@@ -376,6 +411,82 @@ fn f16_accumulators_lie_as_documented() {
 }
 
 #[test]
+fn every_width_of_other_types() {
+    use MmaTy::{BF16, E5M2, F16, F32, TF32};
+    let types = [
+        (F32, BF16, BF16),
+        (F16, F16, F16),
+        (F16, E5M2, E5M2),
+        (F32, TF32, TF32),
+    ];
+    for (i, n) in (8..=256).step_by(8).enumerate() {
+        let case = Case {
+            wgmma: wgmma(types[i % types.len()], n),
+            a: Values::Near,
+            b: Values::Near,
+            c: 0,
+            seed: n.into(),
+        };
+        compare(&case, Addend::Accumulator);
+    }
+}
+
+#[test]
+fn fast_integers_are_the_reference() {
+    let mut random = Random(11);
+    let signs = [(true, true), (true, false), (false, true), (false, false)];
+    let bytes = signs.map(|(a_signed, b_signed)| Integers::Bytes { a_signed, b_signed });
+    let nibbles = signs.map(|(a_signed, b_signed)| Integers::Nibbles { a_signed, b_signed });
+    let bits = [false, true].map(|and| Integers::Bits { and });
+    for kind in bytes.into_iter().chain(nibbles).chain(bits) {
+        for (i, n) in [8usize, 16, 24, 40, 256].into_iter().enumerate() {
+            let a = random.operand(MmaTy::U8, Values::Any, M);
+            let b = random.operand(MmaTy::U8, Values::Any, n);
+            let mut before = Registers::new(n / 2);
+            for file in &mut before.files {
+                for &slot in &before.slots {
+                    // Near the ends, so that sums overflow, and anywhere.
+                    file.lanes32_mut(Slot(slot)).fill_with(|| match i % 3 {
+                        0 => i32::MAX as u32 - random.next() % 1000,
+                        1 => i32::MIN as u32 + random.next() % 1000,
+                        _ => random.next(),
+                    });
+                }
+            }
+            for (saturate, addend) in [
+                (false, Addend::Accumulator),
+                (true, Addend::Accumulator),
+                (true, Addend::Zero),
+            ] {
+                let task = integer::Task {
+                    kind,
+                    saturate,
+                    n,
+                    a: &a,
+                    b: &b,
+                    addend,
+                };
+                let mut expected = before.clone();
+                reference::multiply_add_integers(&task, &mut expected.accumulators());
+                for level in Level::available() {
+                    let mut got = before.clone();
+                    integer::multiply_add(level, &task, &mut got.accumulators());
+                    for (warp, file) in got.files.iter().enumerate() {
+                        for slot in 0..file.slots() {
+                            assert_eq!(
+                                file.lanes32(Slot(slot)),
+                                expected.files[warp].lanes32(Slot(slot)),
+                                "{level:?} {kind:?} n {n} {saturate} {addend:?} slot {slot}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn integer_tiles_multiply() {
     let (mut random, n) = (Random(5), 16);
     for (ta, tb) in [
@@ -383,11 +494,7 @@ fn integer_tiles_multiply() {
         (MmaTy::U8, MmaTy::S8),
         (MmaTy::S8, MmaTy::S8),
     ] {
-        let tile = Tile::new(&Wgmma {
-            d: MmaTy::S32,
-            ..wgmma((ta, tb, 32), n)
-        })
-        .unwrap();
+        let tile = Tile::new(&wgmma((MmaTy::S32, ta, tb), n)).unwrap();
         let a = random.operand(MmaTy::E4M3, Values::Any, M);
         let b = random.operand(MmaTy::E4M3, Values::Any, n.into());
         let mut registers = Registers::new(tile.registers());
@@ -459,7 +566,7 @@ fn a_comes_from_registers_as_documented() {
 
 #[test]
 fn malformed_instructions_are_refused() {
-    let valid = wgmma((MmaTy::E4M3, MmaTy::E4M3, 32), 128);
+    let valid = wgmma((MmaTy::F32, MmaTy::E4M3, MmaTy::E4M3), 128);
     let refused = |change: fn(&mut Wgmma)| {
         let mut wgmma = valid;
         change(&mut wgmma);

@@ -45,6 +45,10 @@ fn is_the_machines(op: &Op) -> bool {
             | Op::Griddep { .. }
             | Op::Ldmatrix { .. }
             | Op::Stmatrix { .. }
+            | Op::Movmatrix
+            | Op::Mma(_)
+            | Op::WmmaLoad(_)
+            | Op::WmmaStore(_)
     )
 }
 

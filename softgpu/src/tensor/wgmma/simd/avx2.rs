@@ -16,21 +16,19 @@
 use std::arch::x86_64::*;
 
 use super::super::Accumulators;
-use super::super::decode::Operands;
-use super::super::fast::{self, Task};
-use super::{F32_DIGITS, Simd};
+use super::{F32_DIGITS, Simd, Work};
 
-/// AVX2.
+/// AVX2, FMA and F16C.
 #[derive(Debug, Clone, Copy)]
 struct Avx2(());
 
-/// [`fast::run`] with these instructions.
+/// [`Work::run`] with these instructions.
 ///
 /// # Safety
 /// The CPU has them.
-#[target_feature(enable = "avx2")]
-pub(super) fn run(task: &Task<'_>, operands: &mut Operands, d: &mut Accumulators<'_>) {
-    fast::run(Avx2(()), task, operands, d);
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn run(work: Work<'_>, d: &mut Accumulators<'_>) {
+    work.run(Avx2(()), d);
 }
 
 /// Entry i is `2^(7-i)`, or 0 from 8 on; twice, for both halves of a vector.
@@ -52,15 +50,25 @@ impl Avx2 {
         unsafe { _mm256_loadu_si256(POWERS.as_ptr().cast()) }
     }
 
-    /// `a + b` of 4 lanes as `f32`, toward zero.
+    /// `a + b` of 4 lanes as `f32`, toward zero, or with a sticky last bit.
     #[inline(always)]
-    fn sum_f32(self, a: __m128i, b: __m128i) -> __m128 {
+    fn sum_f32<const STICKY: bool>(self, a: __m128i, b: __m128i) -> __m128 {
         // SAFETY: `self` proves that the CPU has the instruction set.
         let sum = unsafe { _mm256_add_pd(_mm256_cvtepi32_pd(a), _mm256_cvtepi32_pd(b)) };
         // SAFETY: as above.
         let digits = unsafe { _mm256_castsi256_pd(_mm256_set1_epi64x(F32_DIGITS.cast_signed())) };
         // SAFETY: as above.
-        unsafe { _mm256_cvtpd_ps(_mm256_and_pd(sum, digits)) }
+        let kept = unsafe { _mm256_and_pd(sum, digits) };
+        if !STICKY {
+            // SAFETY: as above.
+            return unsafe { _mm256_cvtpd_ps(kept) };
+        }
+        // SAFETY: as above.
+        let exact = unsafe { _mm256_cmp_pd::<_CMP_EQ_OQ>(sum, kept) };
+        // SAFETY: as above.
+        let last = unsafe { _mm256_castsi256_pd(_mm256_set1_epi64x(1 << 29)) };
+        // SAFETY: as above.
+        unsafe { _mm256_cvtpd_ps(_mm256_or_pd(kept, _mm256_andnot_pd(exact, last))) }
     }
 
     #[inline(always)]
@@ -147,11 +155,32 @@ impl Simd for Avx2 {
         unsafe { _mm256_movemask_epi8(self.or(above, below)) != 0 }
     }
     #[inline(always)]
-    fn f32_from_sum(self, a: Self::V, b: Self::V) -> Self::V {
-        let low = self.sum_f32(self.low(a), self.low(b));
-        let high = self.sum_f32(self.high(a), self.high(b));
+    fn f32_from_sum<const STICKY: bool>(self, a: Self::V, b: Self::V) -> Self::V {
+        let low = self.sum_f32::<STICKY>(self.low(a), self.low(b));
+        let high = self.sum_f32::<STICKY>(self.high(a), self.high(b));
         // SAFETY: `self` proves that the CPU has the instruction set.
         unsafe { _mm256_castps_si256(_mm256_set_m128(high, low)) }
+    }
+    #[inline(always)]
+    fn f32_from_f16(self, a: Self::V) -> Self::V {
+        // SAFETY: `self` proves that the CPU has the instruction set.
+        let halves = unsafe { _mm_packus_epi32(self.low(a), self.high(a)) };
+        // SAFETY: as above.
+        unsafe { _mm256_castps_si256(_mm256_cvtph_ps(halves)) }
+    }
+    #[inline(always)]
+    fn f16_from_f32(self, a: Self::V) -> Self::V {
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT;
+        // SAFETY: `self` proves that the CPU has the instruction set.
+        let halves = unsafe { _mm256_cvtps_ph::<NEAREST>(_mm256_castsi256_ps(a)) };
+        // SAFETY: as above.
+        unsafe { _mm256_cvtepu16_epi32(halves) }
+    }
+    #[inline(always)]
+    fn count_ones(self, a: Self::V) -> Self::V {
+        let mut lanes = [0; 16];
+        self.store(&mut lanes, 0, a);
+        self.load(&lanes.map(u32::count_ones), 0)
     }
     #[inline(always)]
     fn dot_i16(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V {

@@ -11,21 +11,19 @@
 use std::arch::x86_64::*;
 
 use super::super::Accumulators;
-use super::super::decode::Operands;
-use super::super::fast::{self, Task};
-use super::{F32_DIGITS, Simd};
+use super::{F32_DIGITS, Simd, Work};
 
 /// AVX-512 F, BW, VL and VNNI.
 #[derive(Debug, Clone, Copy)]
 struct Avx512(());
 
-/// [`fast::run`] with these instructions.
+/// [`Work::run`] with these instructions.
 ///
 /// # Safety
 /// The CPU has them.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) fn run(task: &Task<'_>, operands: &mut Operands, d: &mut Accumulators<'_>) {
-    fast::run(Avx512(()), task, operands, d);
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(super) fn run(work: Work<'_>, d: &mut Accumulators<'_>) {
+    work.run(Avx512(()), d);
 }
 
 impl Avx512 {
@@ -40,15 +38,26 @@ impl Avx512 {
         unsafe { _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high) }
     }
 
-    /// `a + b` of 8 lanes as `f64`, less the digits that an `f32` has no room for.
+    /// `a + b` of 8 lanes as `f64`, less the digits that an `f32` has no room for, or with a sticky
+    /// last bit for them.
     #[inline(always)]
-    fn sum_f64(self, a: __m256i, b: __m256i) -> __m512d {
+    fn sum_f64<const STICKY: bool>(self, a: __m256i, b: __m256i) -> __m512d {
         // SAFETY: `self` proves that the CPU has the instruction set.
         let sum = unsafe { _mm512_add_pd(_mm512_cvtepi32_pd(a), _mm512_cvtepi32_pd(b)) };
         // SAFETY: as above.
         let digits = unsafe { _mm512_set1_epi64(F32_DIGITS.cast_signed()) };
         // SAFETY: as above.
-        unsafe { _mm512_castsi512_pd(_mm512_and_si512(_mm512_castpd_si512(sum), digits)) }
+        let kept = unsafe { _mm512_and_si512(_mm512_castpd_si512(sum), digits) };
+        if !STICKY {
+            // SAFETY: as above.
+            return unsafe { _mm512_castsi512_pd(kept) };
+        }
+        // SAFETY: as above.
+        let lost = unsafe { _mm512_cmpneq_epi64_mask(_mm512_castpd_si512(sum), kept) };
+        // SAFETY: as above.
+        let last = unsafe { _mm512_set1_epi64(1 << 29) };
+        // SAFETY: as above.
+        unsafe { _mm512_castsi512_pd(_mm512_mask_or_epi64(kept, lost, kept, last)) }
     }
 
     #[inline(always)]
@@ -127,10 +136,29 @@ impl Simd for Avx512 {
         unsafe { _mm512_cmpgt_epu32_mask(offset, width) != 0 }
     }
     #[inline(always)]
-    fn f32_from_sum(self, a: Self::V, b: Self::V) -> Self::V {
-        let low = self.sum_f64(self.low(a), self.low(b));
-        let high = self.sum_f64(self.high(a), self.high(b));
+    fn f32_from_sum<const STICKY: bool>(self, a: Self::V, b: Self::V) -> Self::V {
+        let low = self.sum_f64::<STICKY>(self.low(a), self.low(b));
+        let high = self.sum_f64::<STICKY>(self.high(a), self.high(b));
         self.narrow(low, high)
+    }
+    #[inline(always)]
+    fn f32_from_f16(self, a: Self::V) -> Self::V {
+        // SAFETY: `self` proves that the CPU has the instruction set.
+        unsafe { _mm512_castps_si512(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(a))) }
+    }
+    #[inline(always)]
+    fn f16_from_f32(self, a: Self::V) -> Self::V {
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+        // SAFETY: `self` proves that the CPU has the instruction set.
+        let halves = unsafe { _mm512_cvtps_ph::<NEAREST>(_mm512_castsi512_ps(a)) };
+        // SAFETY: as above.
+        unsafe { _mm512_cvtepu16_epi32(halves) }
+    }
+    #[inline(always)]
+    fn count_ones(self, a: Self::V) -> Self::V {
+        let mut lanes = [0; 16];
+        self.store(&mut lanes, 0, a);
+        self.load(&lanes.map(u32::count_ones), 0)
     }
     #[inline(always)]
     fn fp8_exponents(x: u32) -> u32 {
