@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use super::context::Context;
 use super::machine::driver;
@@ -15,7 +15,7 @@ use super::stream::{Health, Stream};
 use super::task::{KernelTask, Task};
 use super::transfer::Mode;
 use crate::error::Fault;
-use crate::exec::{Counters, Engine, Launch};
+use crate::exec::{Chain, Counters, Engine, Launch};
 
 /// A launch as a client asks for it.
 #[derive(Debug, Clone, Default)]
@@ -32,7 +32,7 @@ pub struct Request {
     pub cooperative: bool,
     /// The parameter buffer.
     pub params: Vec<u8>,
-    /// Launch attributes as given, by number.
+    /// Launch attributes as given, by number (6 is programmatic stream serialisation).
     pub attributes: BTreeMap<u32, [u32; 16]>,
 }
 
@@ -208,21 +208,6 @@ impl KernelTask {
 
 type Outcome = std::result::Result<Counters, Fault>;
 
-/// Runs a launch to its end.
-pub fn run(launch: Launch, health: &Arc<Health>) {
-    let done = Arc::new((Mutex::new(false), Condvar::new()));
-    let signal = Arc::clone(&done);
-    let finish = Box::new(move || {
-        *signal.0.lock() = true;
-        signal.1.notify_one();
-    });
-    start(launch, health, finish);
-    let mut over = done.0.lock();
-    while !*over {
-        done.1.wait(&mut over);
-    }
-}
-
 /// What links a launch and its end, whichever comes first.
 #[derive(Debug, Default)]
 struct Flight {
@@ -232,6 +217,16 @@ struct Flight {
 
 /// Starts a launch; `finished` is called when it is over, on any thread.
 pub fn start(launch: Launch, health: &Arc<Health>, finished: Box<dyn FnOnce() + Send>) {
+    start_after(launch, Chain::default(), health, finished);
+}
+
+/// As [`start`], for a launch that may overlap with its neighbours; its number in the engine.
+pub fn start_after(
+    launch: Launch,
+    chain: Chain,
+    health: &Arc<Health>,
+    finished: Box<dyn FnOnce() + Send>,
+) -> u64 {
     let name = launch.kernel.name().to_owned();
     let flight = Arc::new(Mutex::new(Flight::default()));
     let (mine, state) = (Arc::clone(&flight), Arc::clone(health));
@@ -245,13 +240,14 @@ pub fn start(launch: Launch, health: &Arc<Health>, finished: Box<dyn FnOnce() + 
         conclude(outcome, &name, &state);
         finished();
     });
-    let id = Engine::global().submit(launch, finish);
+    let id = Engine::global().submit_after(launch, chain, finish);
     flight.lock().id = id;
     // The end may come at any time, also from within `begin`; whoever is second cleans up.
     health.begin(id);
     if flight.lock().over {
         health.end(id);
     }
+    id
 }
 
 fn conclude(outcome: Outcome, name: &str, health: &Health) {

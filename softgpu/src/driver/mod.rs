@@ -22,6 +22,7 @@ pub mod memory;
 pub mod module;
 pub mod occupancy;
 pub mod output;
+pub mod overlap;
 pub mod report;
 pub mod status;
 pub mod stream;

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::capture::Capture;
+use super::overlap::Kernel;
 use super::status::{Result, Status};
 use crate::exec::Engine;
 
@@ -115,7 +116,7 @@ impl Timeline {
         *done >= ticket
     }
 
-    fn advance(&self, ticket: u64) {
+    pub(super) fn advance(&self, ticket: u64) {
         *self.done.lock() = ticket;
         self.changed.notify_all();
     }
@@ -189,6 +190,8 @@ impl Drop for Reach {
 pub enum Op {
     /// Device work or a host function: runs on the stream's thread, skipped after a fault.
     Work(Box<dyn FnOnce() + Send>),
+    /// A kernel, which may overlap with the one before it.
+    Kernel(Box<Kernel>),
     /// Short device work that may run on the calling thread if the stream is idle.
     Quick(Box<dyn FnOnce() + Send>),
     /// Passes a marker, in any state of the context.
@@ -203,6 +206,7 @@ impl std::fmt::Debug for Op {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Work(_) => "Work",
+            Self::Kernel(_) => "Kernel",
             Self::Quick(_) => "Quick",
             Self::Mark(_) => "Mark",
             Self::Wait(_) => "Wait",
@@ -219,6 +223,8 @@ impl Op {
             Self::Work(work) | Self::Quick(work) => work(),
             Self::Wait(marker) => marker.wait_while_healthy(health),
             Self::Poll(done) => poll(health, done),
+            // The stream's thread runs it, not this.
+            Self::Kernel(_) => {}
         }
     }
 
@@ -226,7 +232,7 @@ impl Op {
         match self {
             Self::Quick(_) | Self::Mark(_) => true,
             Self::Wait(marker) => marker.when().is_some(),
-            Self::Work(_) | Self::Poll(_) => false,
+            Self::Work(_) | Self::Kernel(_) | Self::Poll(_) => false,
         }
     }
 }
@@ -248,10 +254,10 @@ pub struct After {
 }
 
 #[derive(Debug)]
-struct Queued {
-    ticket: u64,
-    after: Vec<After>,
-    op: Op,
+pub(super) struct Queued {
+    pub(super) ticket: u64,
+    pub(super) after: Vec<After>,
+    pub(super) op: Op,
 }
 
 #[derive(Debug, Default)]
@@ -263,16 +269,38 @@ struct State {
     closed: bool,
 }
 
+/// The operations of a stream, and how far it has come.
 #[derive(Debug)]
-struct Queue {
+pub(super) struct Queue {
     state: Mutex<State>,
     more: Condvar,
-    timeline: Arc<Timeline>,
-    health: Arc<Health>,
+    pub(super) timeline: Arc<Timeline>,
+    pub(super) health: Arc<Health>,
 }
 
 impl Queue {
-    fn run(&self) {
+    /// Makes the stream's thread look again.
+    pub(super) fn nudge(&self) {
+        // Whoever waits holds the lock between looking and waiting.
+        drop(self.state.lock());
+        self.more.notify_all();
+    }
+
+    /// Waits, on the stream's thread, until a look at the queue has a result.
+    pub(super) fn wait_for<T>(
+        &self,
+        mut look: impl FnMut(&mut VecDeque<Queued>) -> Option<T>,
+    ) -> T {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(result) = look(&mut state.ops) {
+                return result;
+            }
+            self.more.wait(&mut state);
+        }
+    }
+
+    fn run(self: &Arc<Self>) {
         loop {
             let mut state = self.state.lock();
             while state.ops.is_empty() {
@@ -288,8 +316,15 @@ impl Queue {
                 for point in after {
                     point.timeline.wait(point.ticket);
                 }
-                op.run(&self.health);
-                self.timeline.advance(ticket);
+                match op {
+                    Op::Kernel(kernel) if !self.health.is_over() => {
+                        self.run_kernels(*kernel, ticket);
+                    }
+                    op => {
+                        op.run(&self.health);
+                        self.timeline.advance(ticket);
+                    }
+                }
             }
         }
     }

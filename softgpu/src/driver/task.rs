@@ -7,12 +7,16 @@ use super::context::Context;
 use super::event::Event;
 use super::graph::Graph;
 use super::graph_memory::GraphMemory;
-use super::launch::{self, Request};
+use super::launch::Request;
 use super::module::Function;
+use super::overlap::{Kernel, Serialization};
 use super::status::{Result, Status};
 use super::stream::{After, Health, Op, Stream, poll};
 use super::transfer::{Fill, Mode, Rect};
 use super::words::WordOp;
+
+/// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`.
+const PROGRAMMATIC_STREAM_SERIALIZATION: u32 = 6;
 
 /// A kernel with everything that a launch needs. It has been checked.
 #[derive(Debug, Clone)]
@@ -112,8 +116,20 @@ impl Task {
         let health = Arc::clone(&context.health);
         Ok(match self {
             Self::Kernel(kernel) => {
+                let programmatic = kernel
+                    .request
+                    .attributes
+                    .get(&PROGRAMMATIC_STREAM_SERIALIZATION);
+                let serialization = if programmatic.is_some_and(|words| words[0] != 0) {
+                    Serialization::Programmatic
+                } else {
+                    Serialization::Full
+                };
                 let launch = kernel.request.launch(&kernel.function)?;
-                Op::Work(Box::new(move || launch::run(launch, &health)))
+                Op::Kernel(Box::new(Kernel {
+                    launch,
+                    serialization,
+                }))
             }
             Self::Copy(rect) => Op::Quick(Box::new(move || rect.perform())),
             Self::Fill(fill) => Op::Quick(Box::new(move || fill.perform())),
