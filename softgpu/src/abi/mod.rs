@@ -36,6 +36,7 @@ mod graph;
 mod graph_exec;
 mod graph_nodes;
 mod graph_types;
+mod ipc;
 mod launch;
 mod memory;
 mod pointers;

@@ -4,6 +4,7 @@
 
 #![expect(unsafe_code, reason = "exported C functions")]
 
+use super::entry;
 use crate::driver::report;
 use crate::driver::status::Status;
 
@@ -13,8 +14,10 @@ macro_rules! unsupported {
             #[doc = concat!("`", stringify!($name), "`: answers `CUDA_ERROR_NOT_SUPPORTED`.")]
             #[unsafe(no_mangle)]
             extern "C" fn $name() -> u32 {
-                report::note(&concat!("unsupported: ", stringify!($name)));
-                Status::NOT_SUPPORTED.0
+                entry::call(|| {
+                    report::note(&concat!("unsupported: ", stringify!($name)));
+                    Err(Status::NOT_SUPPORTED)
+                })
             }
         )*
     };
@@ -100,12 +103,6 @@ unsupported! {
     cuGreenCtxWaitEvent
     cuImportExternalMemory
     cuImportExternalSemaphore
-    cuIpcCloseMemHandle
-    cuIpcGetEventHandle
-    cuIpcGetMemHandle
-    cuIpcOpenEventHandle
-    cuIpcOpenMemHandle
-    cuIpcOpenMemHandle_v2
     cuLaunch
     cuLaunchCooperativeKernelMultiDevice
     cuLaunchGrid

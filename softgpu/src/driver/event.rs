@@ -6,10 +6,11 @@ use parking_lot::Mutex;
 
 use super::capture::{self, Point};
 use super::context::{self, Context};
+use super::ipc::{Handle, SharedEvent};
 use super::machine::driver;
 use super::output;
 use super::status::{Result, Status};
-use super::stream::{Marker, Op, Stream};
+use super::stream::{self, Marker, Op, Stream};
 use super::task::Task;
 use super::transfer::Mode;
 
@@ -34,6 +35,8 @@ pub struct Event {
     pub context: u64,
     flags: u32,
     latest: Mutex<Option<Arc<Marker>>>,
+    /// What other processes see of it.
+    shared: Option<Arc<SharedEvent>>,
     /// What it names in a capture, if it was last recorded in one.
     captured: Mutex<Option<Point>>,
 }
@@ -43,26 +46,50 @@ impl Event {
     ///
     /// # Errors
     ///
-    /// `INVALID_VALUE` for unknown flags; `NOT_SUPPORTED` for interprocess events.
+    /// `INVALID_VALUE` for unknown flags and for interprocess events that time.
     pub fn create(context: &Context, flags: u32) -> Result<u64> {
         const KNOWN: u32 = 7;
         const INTERPROCESS: u32 = 4;
         if flags & !KNOWN != 0 {
             return Err(Status::INVALID_VALUE);
         }
-        if flags & INTERPROCESS != 0 {
-            return Err(Status::NOT_SUPPORTED);
+        if flags & INTERPROCESS == 0 {
+            return Ok(Self::insert(context, flags, None));
         }
+        if flags & DISABLE_TIMING == 0 {
+            return Err(Status::INVALID_VALUE);
+        }
+        Ok(Self::insert(context, flags, Some(SharedEvent::create()?)))
+    }
+
+    /// Opens an event of another process in a context and returns its handle.
+    ///
+    /// # Errors
+    ///
+    /// As [`SharedEvent::open`].
+    pub fn open(context: &Context, handle: &Handle) -> Result<u64> {
+        let shared = SharedEvent::open(handle)?;
+        Ok(Self::insert(context, DISABLE_TIMING, Some(shared)))
+    }
+
+    fn insert(context: &Context, flags: u32, shared: Option<Arc<SharedEvent>>) -> u64 {
         let handle = driver().events.reserve();
         let event = Self {
             handle,
             context: context.handle,
             flags,
+            shared,
             latest: Mutex::default(),
             captured: Mutex::default(),
         };
         driver().events.insert(handle, Arc::new(event));
-        Ok(handle)
+        handle
+    }
+
+    /// What other processes see of it; `None` for an ordinary event.
+    #[must_use]
+    pub fn shared(&self) -> Option<&Arc<SharedEvent>> {
+        self.shared.as_ref()
     }
 
     /// An event by handle.
@@ -95,6 +122,12 @@ impl Event {
             }
             *self.captured.lock() = Some(point);
             return Ok(());
+        }
+        if let Some(shared) = &self.shared {
+            context.health.check()?;
+            let record = shared.record();
+            let pass = Box::new(move || drop(record));
+            context.enqueue(stream, Op::Quick(pass))?;
         }
         let marker = Arc::<Marker>::default();
         context.enqueue(stream, Op::Mark(Arc::clone(&marker)))?;
@@ -129,6 +162,12 @@ impl Event {
         if let Some(point) = captured {
             return capture::join(stream, &point);
         }
+        if let Some(shared) = &self.shared {
+            capture::refuse_outside(stream)?;
+            let (shared, number) = (Arc::clone(shared), shared.latest());
+            let reached = Box::new(move || shared.is_reached(number));
+            return context.enqueue(stream, Op::Poll(reached)).map(drop);
+        }
         let marker = self.marker();
         if reach == Reach::External && stream.capture.lock().is_some() {
             let task = Task::Wait(Arc::clone(self));
@@ -157,8 +196,11 @@ impl Event {
     /// `NOT_READY`, or the sticky fault of the event's context.
     pub fn query(&self) -> Result<()> {
         self.check_context()?;
-        let marker = self.latest.lock().clone();
-        if marker.is_none_or(|m| m.when().is_some()) {
+        let reached = match &self.shared {
+            Some(shared) => shared.is_reached(shared.latest()),
+            None => self.marker().is_none_or(|m| m.when().is_some()),
+        };
+        if reached {
             return self.check_context();
         }
         Err(Status::NOT_READY)
@@ -173,8 +215,11 @@ impl Event {
         if self.captured.lock().is_some() {
             return Err(Status::CAPTURED_EVENT);
         }
-        let marker = self.latest.lock().clone();
-        if let Some(marker) = marker {
+        if let Some(shared) = &self.shared {
+            let number = shared.latest();
+            let health = Arc::clone(&context::by_handle(self.context)?.health);
+            stream::poll(&health, || shared.is_reached(number));
+        } else if let Some(marker) = self.marker() {
             marker.wait();
         }
         if let Some(context) = driver().contexts.get(self.context) {

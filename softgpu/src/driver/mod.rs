@@ -14,6 +14,7 @@ pub mod graph_memory;
 pub mod graph_run;
 pub mod handles;
 pub mod image;
+pub mod ipc;
 pub mod launch;
 pub mod library;
 pub mod link;

@@ -1,12 +1,9 @@
 //! Allocations in arenas, host memory, registered ranges and peer access.
 
 use super::{
-    ALL_DEVICES, ALLOC_ALIGN, AddressSpace, Arena, Block, MAX_DEVICES, MemError, PAGE, Ranges,
-    Region, RegionKind, State, read_write, sys,
+    ALL_DEVICES, ALLOC_ALIGN, AddressSpace, Arena, Block, HOST_ARENA, MAX_DEVICES, MemError, PAGE,
+    Ranges, Region, RegionKind, State, read_write, sys,
 };
-
-/// Index of the host's arena.
-const HOST_ARENA: u32 = MAX_DEVICES;
 
 impl AddressSpace {
     /// Allocates zeroed device memory at a multiple of 512.
@@ -82,14 +79,19 @@ impl AddressSpace {
     }
 
     /// The arena, created and mapped when first needed.
-    fn arena<'s>(&self, state: &'s mut State, index: u32) -> Result<&'s mut Arena, MemError> {
+    pub(super) fn arena<'s>(
+        &self,
+        state: &'s mut State,
+        index: u32,
+    ) -> Result<&'s mut Arena, MemError> {
         use std::collections::hash_map::Entry;
         match state.arenas.entry(index) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
                 let len = self.window / 64;
                 let start = self.base + u64::from(index) * len;
-                let file = sys::MemFile::create("softgpu:arena", len)?;
+                let file =
+                    sys::MemFile::create(&format!("{}{index}", super::ipc::ARENA_NAME), len)?;
                 file.map_at(start, len, 0)?;
                 Ok(entry.insert(Arena {
                     file,

@@ -13,6 +13,7 @@
 //! unmapped page follows, so an overrun faults.
 
 mod alloc;
+mod ipc;
 mod multicast;
 mod pages;
 mod ranges;
@@ -29,6 +30,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::{Mutex, RwLock};
 
 pub use alloc::Peer;
+pub use ipc::{ArenaFile, Part, Process, SharedPage};
 pub use multicast::{Replica, Unicast};
 use pages::{PAGE_BITS, PageTable};
 use ranges::Ranges;
@@ -49,6 +51,8 @@ const WINDOW_BASE: u64 = 0x0200_0000_0000;
 const WINDOW_BYTES: u64 = 16 << 40;
 const SMALLEST_WINDOW: u64 = 256 << 30;
 const ALL_DEVICES: u32 = 0xFFFF;
+/// Index of the host's arena.
+const HOST_ARENA: u32 = MAX_DEVICES;
 
 /// What can go wrong with guest memory.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -175,6 +179,8 @@ struct State {
     free_virtual: Ranges,
     reservations: BTreeMap<u64, u64>,
     mappings: BTreeMap<u64, Mapping>,
+    /// Memory of other processes, by first address.
+    imports: BTreeMap<u64, ipc::Import>,
     physicals: HashMap<(u64, u64), Weak<Physical>>,
 }
 
@@ -243,6 +249,7 @@ impl AddressSpace {
                 free_virtual: Ranges::new(base + arenas, window - arenas),
                 reservations: BTreeMap::new(),
                 mappings: BTreeMap::new(),
+                imports: BTreeMap::new(),
                 physicals: HashMap::new(),
             }),
         })
@@ -324,9 +331,11 @@ impl AddressSpace {
         let state = self.state.lock();
         let block = state.blocks.range(..=address).next_back();
         let mapping = state.mappings.range(..=address).next_back();
+        let import = state.imports.range(..=address).next_back();
         block
             .and_then(|(_, b)| holding(&b.region))
             .or_else(|| mapping.and_then(|(_, m)| holding(&m.region)))
+            .or_else(|| import.and_then(|(_, i)| holding(&i.region)))
     }
 
     /// Whether every byte of a range belongs to some region (neighbouring ones count together).

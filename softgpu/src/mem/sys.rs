@@ -16,6 +16,8 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use std::sync::atomic::AtomicU64;
+
 use super::MemError;
 
 fn os_error(operation: &'static str) -> MemError {
@@ -139,6 +141,38 @@ impl MemFile {
         Ok(Self { fd })
     }
 
+    /// Opens the file that a path in `/proc` leads to.
+    pub(super) fn open(path: &str) -> Result<Self, MemError> {
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path);
+        let file = file.map_err(|e| MemError::Os {
+            operation: "open the memory of another process",
+            errno: e.raw_os_error().unwrap_or(0),
+        })?;
+        Ok(Self { fd: file.into() })
+    }
+
+    /// The descriptor.
+    pub(super) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    /// Maps the first page somewhere outside of windows.
+    pub(super) fn map_page(&self) -> Result<Page, MemError> {
+        let operation = "map a shared page";
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let len = to_len(Page::BYTES, operation)?;
+        let fd = self.fd.as_raw_fd();
+        // SAFETY: a fresh mapping wherever the system likes.
+        let got = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, libc::MAP_SHARED, fd, 0) };
+        if got == libc::MAP_FAILED {
+            return Err(os_error(operation));
+        }
+        Ok(Page(got.cast::<AtomicU64>().cast_const()))
+    }
+
     /// A duplicate for export; the caller owns and closes it.
     pub(super) fn export(&self) -> Result<OwnedFd, MemError> {
         self.fd.try_clone().map_err(|e| MemError::Os {
@@ -201,5 +235,36 @@ impl MemFile {
             return Err(os_error(operation));
         }
         Ok(())
+    }
+}
+
+/// A page of counters shared between processes; mapped as long as this object lives.
+#[derive(Debug)]
+pub(super) struct Page(*const AtomicU64);
+
+// SAFETY: the page holds atomics only and stays mapped until dropped.
+unsafe impl Send for Page {}
+// SAFETY: as above.
+unsafe impl Sync for Page {}
+
+impl Page {
+    /// Size of a page.
+    pub(super) const BYTES: u64 = 4096;
+    const COUNTERS: usize = 512;
+
+    /// A counter; indices wrap.
+    pub(super) fn counter(&self, index: usize) -> &AtomicU64 {
+        // SAFETY: the page has so many counters.
+        let counter = unsafe { self.0.add(index % Self::COUNTERS) };
+        // SAFETY: in bounds, aligned, mapped as long as `self`; zeros are valid.
+        unsafe { &*counter }
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        let at = self.0.cast_mut().cast();
+        // SAFETY: the mapping was made by `map_page` and nothing refers to it any more.
+        unsafe { libc::munmap(at, Self::COUNTERS * 8) };
     }
 }

@@ -15,6 +15,7 @@ mod hopper;
 mod kernels;
 mod memory;
 mod multi_device;
+mod processes;
 mod safe_client;
 mod streams;
 mod symbols;
