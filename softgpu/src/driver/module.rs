@@ -207,12 +207,20 @@ fn content(
         let target = target.ok_or_else(|| wrong("unsupported: the address of"))?;
         let address = target.wrapping_add_signed(relocation.addend);
         let at = usize::try_from(relocation.offset).map_err(|_| wrong("misplaced address of"))?;
-        if bytes.len() < at + 8 {
-            bytes.resize(at + 8, 0);
+        let end = at + relocation.bytes;
+        if bytes.len() < end {
+            bytes.resize(end, 0);
         }
-        let slot = bytes.get_mut(at..at + 8);
-        slot.ok_or_else(|| wrong("misplaced address of"))?
-            .copy_from_slice(&address.to_le_bytes());
+        let part = address >> relocation.shift;
+        let (Some(slot), Some(part)) = (
+            bytes.get_mut(at..end),
+            part.to_le_bytes()
+                .get(..relocation.bytes)
+                .map(<[u8]>::to_vec),
+        ) else {
+            return Err(wrong("misplaced address of"));
+        };
+        slot.copy_from_slice(&part);
     }
     Ok(bytes)
 }

@@ -26,6 +26,10 @@ pub(crate) enum Init {
     Number(Number),
     /// The address of a symbol, plus an addend.
     Symbol(Sym, i64),
+    /// One byte of that address: `0xff00(symbol)`, with the number of the byte.
+    Byte(Sym, i64, u32),
+    /// So many elements that an inner list leaves out: zero.
+    Pad(u64),
 }
 
 /// A constant as written; integers are two's complement.
@@ -47,6 +51,8 @@ pub(crate) struct Variable {
     pub(crate) align: u32,
     /// A `.reg` parameter of a function; its space is `.param` all the same.
     pub(crate) register: bool,
+    /// `.attribute(.managed)`.
+    pub(crate) managed: bool,
     /// Size in bytes; 0 for `sym[]`.
     pub(crate) size: u64,
     /// `sym[]`: size given at launch (`.extern .shared`).

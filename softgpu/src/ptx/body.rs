@@ -133,8 +133,13 @@ impl Parser<'_> {
         out: &mut Vec<Statement>,
     ) -> Result<(), PtxError> {
         let mut operands = SmallVec::new();
+        let call = self.name(opcode).starts_with("call");
         while !self.at(b';') {
-            operands.push(self.operand()?);
+            operands.push(if call && self.at(b'(') {
+                self.list()?
+            } else {
+                self.operand()?
+            });
             if !self.accept(b',')? {
                 break;
             }
@@ -156,11 +161,6 @@ impl Parser<'_> {
                 let items = self.items(b'}')?;
                 Ok(Operand::Vector(items))
             }
-            Tok::Punct(b'(') => {
-                self.advance()?;
-                let items = self.items(b')')?;
-                Ok(Operand::List(items))
-            }
             Tok::Punct(b'[') => self.address(),
             _ => {
                 let first = self.simple()?;
@@ -171,6 +171,12 @@ impl Parser<'_> {
                 Ok(Operand::Pair(Box::new((first, second))))
             }
         }
+    }
+
+    /// `(a, b)` of a call.
+    fn list(&mut self) -> Result<Operand, PtxError> {
+        self.expect(b'(')?;
+        Ok(Operand::List(self.items(b')')?))
     }
 
     /// Simple operands up to the closing character; the opening one has been read.
@@ -198,10 +204,14 @@ impl Parser<'_> {
             }
             Tok::Punct(b'!') => {
                 self.advance()?;
-                Ok(Operand::Not(self.expect_word("a predicate")?))
+                if let Tok::Word(name) = self.token.tok {
+                    self.advance()?;
+                    return Ok(Operand::Not(name));
+                }
+                Ok(Operand::Number(self.constant_negation()?))
             }
-            Tok::Int(_) | Tok::F32(_) | Tok::F64(_) | Tok::Punct(b'-' | b'~' | b'+') => {
-                Ok(Operand::Number(self.number()?))
+            Tok::Int(_) | Tok::F32(_) | Tok::F64(_) | Tok::Punct(b'-' | b'~' | b'+' | b'(') => {
+                Ok(Operand::Number(self.constant()?))
             }
             _ => self.expected("an operand"),
         }
@@ -214,7 +224,7 @@ impl Parser<'_> {
             self.advance()?;
             Base::Name(name)
         } else {
-            match self.number()? {
+            match self.constant()? {
                 Number::Int(value) => Base::Absolute(value),
                 _ => return Err(pos.syntax("an address must be an integer")),
             }

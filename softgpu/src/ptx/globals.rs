@@ -15,7 +15,7 @@ pub enum GlobalSpace {
     Const,
 }
 
-/// The address of a symbol to be written into an initialiser (8 bytes, little endian).
+/// The address of a symbol, or a part of it, to be written into an initialiser (little endian).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relocation {
     /// Byte offset in the variable.
@@ -24,7 +24,14 @@ pub struct Relocation {
     pub symbol: String,
     /// Added to the symbol's address.
     pub addend: i64,
+    /// Bits of the address below those that are written.
+    pub shift: u32,
+    /// Bytes written.
+    pub bytes: usize,
 }
+
+/// Bytes of an initialiser, those left out included.
+const INIT_LIMIT: u64 = 1 << 28;
 
 /// A `.global` or `.const` variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +50,8 @@ pub struct Global {
     pub init: Vec<u8>,
     /// Addresses to be added to the initial content.
     pub relocations: Vec<Relocation>,
+    /// `.attribute(.managed)`: the host uses it as well.
+    pub managed: bool,
 }
 
 pub(crate) fn collect<'w>(
@@ -90,18 +99,34 @@ fn global<'w>(
                 init.extend_from_slice(&bits.to_le_bytes()[..bytes.min(8)]);
                 init.extend(std::iter::repeat_n(0, bytes.saturating_sub(8)));
             }
-            Init::Symbol(symbol, addend) => {
-                if bytes != 8 {
+            Init::Symbol(symbol, addend) | Init::Byte(symbol, addend, _) => {
+                let byte = match element {
+                    Init::Byte(.., byte) => Some(*byte),
+                    _ => None,
+                };
+                let fits = byte.map_or(matches!(bytes, 4 | 8), |_| bytes == 1);
+                if !fits {
                     return Err(variable
                         .pos
-                        .unsupported("symbol address in a variable that is not 64 bits wide"));
+                        .unsupported(format!("symbol address in elements of {bytes} bytes")));
                 }
                 relocations.push(Relocation {
                     offset: init.len() as u64,
                     symbol: word(*symbol).to_owned(),
                     addend: *addend,
+                    shift: byte.unwrap_or(0) * 8,
+                    bytes,
                 });
-                init.extend_from_slice(&[0; 8]);
+                init.extend(std::iter::repeat_n(0, bytes));
+            }
+            Init::Pad(count) => {
+                let padded = (init.len() as u64).saturating_add(count.saturating_mul(bytes as u64));
+                if padded > INIT_LIMIT {
+                    return Err(variable
+                        .pos
+                        .unsupported("initialiser of more than 2^28 bytes"));
+                }
+                init.resize(usize::try_from(padded).unwrap_or(0), 0);
             }
         }
     }
@@ -121,6 +146,7 @@ fn global<'w>(
         linkage: variable.linkage,
         init,
         relocations,
+        managed: variable.managed,
     })
 }
 

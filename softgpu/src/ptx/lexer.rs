@@ -139,6 +139,11 @@ impl<'a> Lexer<'a> {
         self.line_start = self.at;
     }
 
+    /// The character behind the token that was read last.
+    pub(crate) fn following(&self) -> u8 {
+        self.peek(0)
+    }
+
     /// Skips the rest of the line: `.loc` and `.file` have no terminator of their own.
     pub(crate) fn skip_line(&mut self) {
         while self.at < self.bytes.len() && self.peek(0) != b'\n' {
@@ -183,6 +188,7 @@ impl<'a> Lexer<'a> {
             _ if self.at >= self.bytes.len() => Tok::End,
             b'%' if !is_word(self.peek(1)) => self.punct(),
             byte if is_word_start(byte) => Tok::Word(self.word()),
+            b'.' if self.peek(1).is_ascii_digit() => self.fraction(self.at, pos)?,
             b'.' if is_word(self.peek(1)) => Tok::Directive(self.directive()),
             byte if byte.is_ascii_digit() => self.number(pos)?,
             b'"' => self.string(pos)?,
@@ -254,17 +260,29 @@ impl<'a> Lexer<'a> {
         while is_word(self.peek(0)) {
             self.at += 1;
         }
-        if self.peek(0) == b'.' && self.peek(1).is_ascii_digit() {
+        let exponent = matches!(self.peek(1), b'e' | b'E')
+            && (self.peek(2).is_ascii_digit() || matches!(self.peek(2), b'+' | b'-'));
+        if self.peek(0) == b'.' && (self.peek(1).is_ascii_digit() || exponent) {
             return self.fraction(start, pos);
         }
         let text = self.text.get(start..self.at).unwrap_or("");
+        let signed = text.ends_with(['e', 'E']) && matches!(self.peek(0), b'+' | b'-');
+        let decimal = text
+            .bytes()
+            .all(|b| b.is_ascii_digit() || matches!(b, b'e' | b'E'));
+        if decimal && (signed || text.contains(['e', 'E'])) {
+            self.at = start;
+            return self.fraction(start, pos);
+        }
         parse_number(text)
             .ok_or_else(|| pos.syntax(format!("`{text}` is not a number that fits 64 bits")))
     }
 
+    /// A decimal fraction with the cursor on its point or its first digit.
     fn fraction(&mut self, start: usize, pos: Pos) -> Result<Tok, PtxError> {
         self.at += 1;
-        while is_word(self.peek(0))
+        while self.peek(0) == b'.' && !self.bytes[start..self.at].contains(&b'.')
+            || is_word(self.peek(0))
             || (matches!(self.peek(0), b'+' | b'-')
                 && matches!(self.bytes.get(self.at - 1), Some(b'e' | b'E')))
         {

@@ -5,6 +5,7 @@
 
 pub(crate) mod ast;
 mod body;
+mod constant;
 mod globals;
 pub(crate) mod lexer;
 mod parser;
@@ -24,6 +25,8 @@ pub struct Module {
     pub(crate) words: Vec<Box<str>>,
     pub(crate) variables: Vec<ast::Variable>,
     pub(crate) functions: Vec<ast::Function>,
+    /// `.alias`: another name and the function that it names.
+    pub(crate) aliases: Vec<(lexer::Sym, lexer::Sym)>,
     globals: Vec<Global>,
 }
 
@@ -92,6 +95,7 @@ pub fn parse(text: &str) -> Result<Module, PtxError> {
         words,
         variables: parsed.variables,
         functions: parsed.functions,
+        aliases: parsed.aliases,
         globals,
     })
 }

@@ -23,6 +23,7 @@ pub(crate) struct Parsed {
     pub(crate) target: String,
     pub(crate) variables: Vec<Variable>,
     pub(crate) functions: Vec<Function>,
+    pub(crate) aliases: Vec<(Sym, Sym)>,
 }
 
 impl<'a> Parser<'a> {
@@ -145,6 +146,14 @@ impl<'a> Parser<'a> {
                 }
             }
             ".file" | ".loc" | ".section" | ".pragma" => self.skip_hint(directive)?,
+            ".alias" => {
+                self.advance()?;
+                let alias = self.expect_word("a function")?;
+                self.expect(b',')?;
+                let target = self.expect_word("a function")?;
+                self.expect(b';')?;
+                parsed.aliases.push((alias, target));
+            }
             _ => {
                 let linkage = self.linkage()?;
                 match self.directive() {

@@ -1,7 +1,7 @@
 //! Variables: `.global .align 8 .u32 name[4] = {1, 2};` in every state space, and `.reg`.
 
 use super::ast::{Init, Linkage, Number, RegDecl, Variable};
-use super::lexer::{Pos, Sym, Tok};
+use super::lexer::{Sym, Tok};
 use super::parser::Parser;
 use crate::error::PtxError;
 use crate::ir::{Space, Ty};
@@ -49,6 +49,9 @@ fn declared_space(directive: &str) -> Option<Space> {
 struct Head {
     space: Space,
     register: bool,
+    managed: bool,
+    /// A texture, sampler or surface reference.
+    opaque: bool,
     linkage: Linkage,
     ty: Ty,
     align: u32,
@@ -63,6 +66,13 @@ impl Parser<'_> {
         out: &mut Vec<Variable>,
     ) -> Result<(), PtxError> {
         let head = self.head(linkage)?;
+        if head.opaque {
+            // Declared only: instructions that use it are not supported.
+            while !self.at(b';') && self.token.tok != Tok::End {
+                self.advance()?;
+            }
+            return self.expect(b';');
+        }
         loop {
             let variable = self.declarator(&head)?;
             out.push(variable);
@@ -75,7 +85,11 @@ impl Parser<'_> {
 
     /// One `.param` of a function header.
     pub(crate) fn parameter(&mut self) -> Result<Variable, PtxError> {
+        let pos = self.pos();
         let head = self.head(Linkage::Internal)?;
+        if head.opaque {
+            return Err(pos.unsupported("texture, sampler or surface parameter"));
+        }
         self.declarator(&head)
     }
 
@@ -89,6 +103,8 @@ impl Parser<'_> {
         let mut head = Head {
             space,
             register: directive == ".reg",
+            managed: false,
+            opaque: false,
             linkage,
             ty: Ty::B8,
             align: 0,
@@ -102,6 +118,11 @@ impl Parser<'_> {
                 ".align" => head.align = self.alignment()?,
                 ".v2" => head.vector = 2,
                 ".v4" => head.vector = 4,
+                ".texref" | ".samplerref" | ".surfref" if !typed && space == Space::Global => {
+                    head.opaque = true;
+                    typed = true;
+                }
+                ".attribute" => head.managed |= self.attributes()?,
                 // What a pointer parameter points to: `.ptr .global .align 16`.
                 ".ptr" => self.pointee()?,
                 _ => match declared_type(directive) {
@@ -117,6 +138,33 @@ impl Parser<'_> {
             return self.expected("a type");
         }
         Ok(head)
+    }
+
+    /// `(.managed, .unified(a, b))`: whether `.managed` is among them.
+    fn attributes(&mut self) -> Result<bool, PtxError> {
+        self.expect(b'(')?;
+        let mut managed = false;
+        loop {
+            let pos = self.pos();
+            let attribute = self.directive().unwrap_or("");
+            match attribute {
+                ".managed" => managed = true,
+                ".unified" => {}
+                _ => return Err(pos.unsupported(format!("attribute `{attribute}`"))),
+            }
+            self.advance()?;
+            if attribute == ".unified" && self.accept(b'(')? {
+                self.constant()?;
+                self.expect(b',')?;
+                self.constant()?;
+                self.expect(b')')?;
+            }
+            if !self.accept(b',')? {
+                break;
+            }
+        }
+        self.expect(b')')?;
+        Ok(managed)
     }
 
     fn alignment(&mut self) -> Result<u32, PtxError> {
@@ -147,21 +195,34 @@ impl Parser<'_> {
     fn declarator(&mut self, head: &Head) -> Result<Variable, PtxError> {
         let pos = self.pos();
         let name = self.expect_word("a variable name")?;
-        let mut elements: u64 = head.vector;
+        let mut extents: Vec<u64> = Vec::new();
         let mut unsized_array = false;
         while self.accept(b'[')? {
             if self.accept(b']')? {
                 unsized_array = true;
                 continue;
             }
-            let extent = self.expect_u32("an array extent")?;
-            elements = elements.saturating_mul(u64::from(extent));
+            extents.push(self.expect_u32("an array extent")?.into());
             self.expect(b']')?;
         }
-        let init = self.initialiser(pos)?;
-        if unsized_array {
-            elements = init.len() as u64;
+        let inner = extents
+            .iter()
+            .copied()
+            .fold(head.vector, u64::saturating_mul);
+        // What one element holds of the outermost list, of the lists in it, and so on.
+        let mut strides: Vec<u64> = vec![1];
+        let within = extents.iter().skip(usize::from(!unsized_array)).rev();
+        let vector = (head.vector > 1).then_some(&head.vector);
+        for extent in vector.into_iter().chain(within) {
+            let last = strides.last().copied().unwrap_or(1);
+            strides.push(last.saturating_mul(*extent));
         }
+        let (init, given) = self.initialiser(&strides)?;
+        let elements = if unsized_array {
+            given.next_multiple_of(inner.max(1))
+        } else {
+            inner
+        };
         let size = elements.saturating_mul(u64::from(head.ty.bytes()));
         if size > 1 << 40 {
             return Err(pos.syntax("variable is larger than 2^40 bytes"));
@@ -173,6 +234,7 @@ impl Parser<'_> {
             linkage: head.linkage,
             space: head.space,
             register: head.register,
+            managed: head.managed,
             ty: head.ty,
             align: head.align.max(if head.align == 0 { natural } else { 1 }),
             size,
@@ -181,44 +243,88 @@ impl Parser<'_> {
         })
     }
 
-    fn initialiser(&mut self, pos: Pos) -> Result<Vec<Init>, PtxError> {
+    /// The elements of an initialiser in order, and how many. `strides` holds the elements that a
+    /// list spans, innermost first; an inner list that is shorter is padded.
+    fn initialiser(&mut self, strides: &[u64]) -> Result<(Vec<Init>, u64), PtxError> {
         let mut init = Vec::new();
+        let mut count: u64 = 0;
         if !self.accept(b'=')? {
-            return Ok(init);
+            return Ok((init, 0));
         }
-        if !self.accept(b'{')? {
+        if !self.at(b'{') {
             init.push(self.init_element()?);
-            return Ok(init);
+            return Ok((init, 1));
         }
-        while !self.at(b'}') {
+        // Where the open lists began.
+        let mut open: Vec<u64> = Vec::new();
+        loop {
             if self.at(b'{') {
-                return Err(pos.unsupported("nested initialiser"));
+                let pos = self.pos();
+                if open.len() >= strides.len() {
+                    return Err(pos.syntax("initialiser is nested more deeply than its variable"));
+                }
+                self.advance()?;
+                open.push(count);
+                if !self.at(b'}') {
+                    continue;
+                }
+            } else {
+                init.push(self.init_element()?);
+                count += 1;
             }
-            init.push(self.init_element()?);
-            if !self.accept(b',')? {
-                break;
+            while !self.accept(b',')? || self.at(b'}') {
+                self.expect(b'}')?;
+                let Some(start) = open.pop() else {
+                    return Ok((init, count));
+                };
+                if open.is_empty() {
+                    return Ok((init, count));
+                }
+                let span = strides.len().checked_sub(open.len());
+                let span = span.and_then(|index| strides.get(index)).copied();
+                let missing = start
+                    .saturating_add(span.unwrap_or(1))
+                    .saturating_sub(count);
+                if missing > 0 {
+                    init.push(Init::Pad(missing));
+                    count += missing;
+                }
             }
         }
-        self.expect(b'}')?;
-        Ok(init)
     }
 
     fn init_element(&mut self) -> Result<Init, PtxError> {
         let pos = self.pos();
-        let Tok::Word(mut symbol) = self.token.tok else {
-            let number = self.number()?;
-            if self.at(b'(') {
-                return Err(pos.unsupported("masked symbol address in an initialiser"));
-            }
+        if let Tok::Word(_) = self.token.tok {
+            let (symbol, addend) = self.symbol_address()?;
+            return Ok(Init::Symbol(symbol, addend));
+        }
+        let number = self.constant()?;
+        if !self.accept(b'(')? {
             return Ok(Init::Number(number));
-        };
-        self.advance()?;
+        }
+        let (symbol, addend) = self.symbol_address()?;
+        self.expect(b')')?;
+        match number {
+            Number::Int(mask) if mask != 0 && mask.trailing_zeros() % 8 == 0 => {
+                let byte = mask.trailing_zeros() / 8;
+                if mask >> (byte * 8) == 0xff {
+                    return Ok(Init::Byte(symbol, addend, byte));
+                }
+                Err(pos.syntax("a mask of an address selects one byte"))
+            }
+            _ => Err(pos.syntax("a mask of an address selects one byte")),
+        }
+    }
+
+    /// `symbol`, `generic(symbol)`, with an offset.
+    fn symbol_address(&mut self) -> Result<(Sym, i64), PtxError> {
+        let mut symbol = self.expect_word("a symbol")?;
         if self.name(symbol) == "generic" && self.accept(b'(')? {
             symbol = self.expect_word("a symbol")?;
             self.expect(b')')?;
         }
-        let addend = self.offset()?;
-        Ok(Init::Symbol(symbol, addend))
+        Ok((symbol, self.offset()?))
     }
 
     /// `.reg .type name, name<count>;` with the cursor after `.reg`.
@@ -249,49 +355,5 @@ impl Parser<'_> {
             }
         }
         self.expect(b';')
-    }
-
-    /// A signed constant.
-    pub(crate) fn number(&mut self) -> Result<Number, PtxError> {
-        let mut negative = false;
-        let mut complement = false;
-        loop {
-            if self.accept(b'-')? {
-                negative = !negative;
-            } else if self.accept(b'~')? {
-                complement = !complement;
-            } else if !self.accept(b'+')? {
-                break;
-            }
-        }
-        let number = match self.token.tok {
-            Tok::Int(value) => {
-                let value = if negative {
-                    value.wrapping_neg()
-                } else {
-                    value
-                };
-                Number::Int(if complement { !value } else { value })
-            }
-            _ if complement => return self.expected("an integer"),
-            Tok::F32(bits) => Number::F32(if negative { bits ^ (1 << 31) } else { bits }),
-            Tok::F64(bits) => Number::F64(if negative { bits ^ (1 << 63) } else { bits }),
-            _ => return self.expected("a number"),
-        };
-        self.advance()?;
-        Ok(number)
-    }
-
-    /// `+imm`, `-imm`, `+-imm`, or nothing.
-    pub(crate) fn offset(&mut self) -> Result<i64, PtxError> {
-        let mut offset: i64 = 0;
-        while self.at(b'+') || self.at(b'-') {
-            let pos = self.pos();
-            match self.number()? {
-                Number::Int(value) => offset = offset.wrapping_add(value.cast_signed()),
-                _ => return Err(pos.syntax("an offset must be an integer")),
-            }
-        }
-        Ok(offset)
     }
 }

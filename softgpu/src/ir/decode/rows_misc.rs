@@ -236,6 +236,7 @@ pub(super) const ROWS: &[Row] = &[
     row("stacksave", ":u32|u64",            "d0", |_, _| Some(Op::StackSave)),
     row("stackrestore", ":u32|u64",         "s0", |_, _| Some(Op::StackRestore)),
     row("trap", "",                         "", |_, _| Some(Op::Trap)),
+    row("pmevent", ".mask?",                "c", |_, _| Some(Op::Prefetch)),
     row("brkpt", "",                        "", |_, _| Some(Op::Brkpt)),
 
     row("bar", ".cta? .sync",               "su,su?", |m, _| bar(m)),

@@ -55,6 +55,11 @@ impl<'m> Context<'m> {
                 map.insert(function.name, position);
             }
         }
+        for (alias, target) in &module.aliases {
+            if let Some(&function) = functions.get(target) {
+                functions.insert(*alias, function);
+            }
+        }
         Self {
             module,
             addresses,

@@ -95,7 +95,7 @@ fn initialisers<'v>(
     taken: &mut HashSet<usize>,
 ) {
     for element in variables.into_iter().flat_map(|variable| &variable.init) {
-        if let Init::Symbol(symbol, _) = element {
+        if let Init::Symbol(symbol, _) | Init::Byte(symbol, ..) = element {
             taken.extend(functions.get(symbol));
         }
     }
