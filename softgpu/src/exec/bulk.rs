@@ -196,8 +196,9 @@ impl Lane<'_> {
                 let reduce = reduce
                     .map(|op| reduction(op, map.data_type()))
                     .transpose()?;
+                let bytes = u32::try_from(map.box_bytes()).unwrap_or(u32::MAX);
                 let store = Transfer::Store {
-                    source: self.shared(1 + usize::from(rank), 16, 128)?,
+                    source: self.shared(1 + usize::from(rank), bytes, 128)?,
                     destination: Destination::Tensor {
                         map,
                         at: self.coordinates(1, rank),

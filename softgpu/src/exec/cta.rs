@@ -20,6 +20,7 @@ use super::counters::{CLOCKS, Counters, EFFECTS, POLLS, Tally};
 use super::dependents::Dependence;
 use super::inflight::InFlight;
 use super::kernel::Kernel;
+use super::mbar::Lives;
 use super::seed::Choice;
 use super::split::Wait;
 use super::watch::{Recorder, Recording};
@@ -181,6 +182,7 @@ pub(super) struct Cta {
     /// Warps that wait, by event.
     waiting: [u32; EVENTS],
     pub(super) warpgroups: Vec<Warpgroup>,
+    pub(super) mbarriers: Lives,
 }
 
 impl Cta {
@@ -196,6 +198,7 @@ impl Cta {
             warpgroups: (0..warps.div_ceil(4))
                 .map(|_| Warpgroup::default())
                 .collect(),
+            mbarriers: Lives::default(),
         }
     }
 

@@ -5,6 +5,8 @@
     reason = "operands are 32-bit values carried as 64 bits"
 )]
 
+use std::collections::HashMap;
+
 use super::access::{SHARED_OFFSET_MASK, SHARED_WINDOW, shared_rank};
 use super::cta::{Env, Event, State};
 use super::inflight::{Action, Op, due};
@@ -70,13 +72,97 @@ pub(super) fn completed(env: &Env, rank: u32, offset: u32, parity: u32) -> bool 
 
 /// The state of an mbarrier, for reports.
 pub(super) fn describe(env: &Env, place: (u32, u32)) -> String {
-    match load(env, place) {
-        Ok(barrier) => format!(
-            "{} of {} arrivals and {} bytes pending, current parity {}",
-            barrier.pending, barrier.expected, barrier.transactions, barrier.parity
+    let barrier = match load(env, place) {
+        Ok(barrier) => barrier,
+        Err(misuse) => return misuse.to_string(),
+    };
+    let Mbarrier {
+        pending,
+        expected,
+        transactions,
+        parity,
+    } = barrier;
+    let bytes = transactions.unsigned_abs();
+    let missing = match (pending, transactions) {
+        (0, 1..=i64::MAX) => {
+            format!("all {expected} arrivals came, {bytes} of the expected bytes did not")
+        }
+        (0, _) => format!("all {expected} arrivals came, and {bytes} bytes more than expected"),
+        (_, i64::MIN..=-1) => format!(
+            "{pending} of {expected} arrivals pending, and {bytes} bytes came that are not expected"
         ),
-        Err(misuse) => misuse.to_string(),
+        _ => format!("{pending} of {expected} arrivals and {bytes} bytes pending"),
+    };
+    format!("{missing}, current parity {parity}")
+}
+
+/// What the instructions of a CTA have made of a place in shared memory.
+#[derive(Debug, Clone, Copy)]
+enum Life {
+    /// Initialised by that PTX line.
+    Begun(u32),
+    /// Invalidated by that PTX line.
+    Ended(u32),
+}
+
+/// The mbarrier objects of a CTA, past ones too, by offset.
+#[derive(Debug, Default)]
+pub(super) struct Lives(HashMap<u32, Life>);
+
+impl Lives {
+    /// What is known of a place, to be said after a misuse.
+    fn story(&self, offset: u32) -> String {
+        match self.0.get(&offset) {
+            None => ", and none was made there".to_owned(),
+            Some(Life::Begun(line)) => format!(" (mbarrier.init at line {line})"),
+            Some(Life::Ended(line)) => format!(" (mbarrier.inval at line {line})"),
+        }
     }
+
+    fn began(&self, offset: u32) -> Option<u32> {
+        match self.0.get(&offset) {
+            Some(Life::Begun(line)) => Some(*line),
+            _ => None,
+        }
+    }
+}
+
+/// The fault of using an mbarrier against its rules.
+fn misused(st: &State, (rank, offset): (u32, u32), misuse: Misuse) -> FaultKind {
+    let story = match misuse {
+        Misuse::Uninitialised(_) => st.ctas[rank as usize].mbarriers.story(offset),
+        _ => String::new(),
+    };
+    FaultKind::IllegalInstruction {
+        what: format!("mbarrier at shared {offset:#x} of CTA {rank}: {misuse}{story}"),
+    }
+}
+
+/// `mbarrier.init`. An object in the middle of a phase must not be initialised again.
+fn begin(
+    env: &Env,
+    st: &mut State,
+    place: (u32, u32),
+    (count, line): (u32, u32),
+) -> Result<(), FaultKind> {
+    let fresh = Mbarrier::init(count.into()).map_err(|misuse| misused(st, place, misuse))?;
+    let lives = &mut st.ctas[place.0 as usize].mbarriers;
+    if let (Some(first), Ok(old)) = (lives.began(place.1), load(env, place))
+        && (old.pending != old.expected || old.transactions != 0)
+    {
+        return Err(FaultKind::IllegalInstruction {
+            what: format!(
+                "mbarrier at shared {:#x} of CTA {}: initialised again while in use since line \
+                 {first}: {}",
+                place.1,
+                place.0,
+                describe(env, place)
+            ),
+        });
+    }
+    lives.0.insert(place.1, Life::Begun(line));
+    store(env, place, fresh.encode());
+    Ok(())
 }
 
 /// Applies a change to an mbarrier and wakes those who wait when it completes a phase.
@@ -86,14 +172,8 @@ pub(super) fn change(
     place: (u32, u32),
     change: impl FnOnce(&mut Mbarrier) -> Result<bool, Misuse>,
 ) -> Result<(), FaultKind> {
-    let name = |misuse: Misuse| FaultKind::IllegalInstruction {
-        what: format!(
-            "mbarrier at shared {:#x} of CTA {}: {misuse}",
-            place.1, place.0
-        ),
-    };
-    let mut barrier = load(env, place).map_err(name)?;
-    let done = change(&mut barrier).map_err(name)?;
+    let mut barrier = load(env, place).map_err(|misuse| misused(st, place, misuse))?;
+    let done = change(&mut barrier).map_err(|misuse| misused(st, place, misuse))?;
     store(env, place, barrier.encode());
     if done {
         st.wake(place.0, Event::Mbarrier);
@@ -184,17 +264,14 @@ impl Warp {
         let value = |index: usize| self.regs.operand_u64(&instr.src[index], lane) as u32;
         match op {
             MbarOp::Init => {
-                let count = u64::from(value(1));
-                let fresh = Mbarrier::init(count);
-                let fresh = fresh.map_err(|misuse| FaultKind::IllegalInstruction {
-                    what: misuse.to_string(),
-                })?;
-                store(env, place, fresh.encode());
-                Ok(())
+                let count = value(1);
+                begin(env, st, place, (count, instr.line))
             }
             MbarOp::Inval => {
                 change(env, st, place, |_| Ok(false))?;
                 store(env, place, 0);
+                let lives = &mut st.ctas[place.0 as usize].mbarriers;
+                lives.0.insert(place.1, Life::Ended(instr.line));
                 Ok(())
             }
             MbarOp::Arrive {
@@ -287,11 +364,9 @@ impl Warp {
                 Some((same, complete)) if same == (place, parity) => complete,
                 _ => load(env, place)
                     .map(|barrier| barrier.completed(parity))
-                    .map_err(|misuse| {
-                        let (rank, at) = place;
-                        let what = format!("mbarrier at shared {at:#x} of CTA {rank}: {misuse}");
-                        let kind = FaultKind::IllegalInstruction { what };
-                        LaneFault { lane, kind }
+                    .map_err(|misuse| LaneFault {
+                        lane,
+                        kind: misused(st, place, misuse),
                     })?,
             };
             previous = Some(((place, parity), complete));

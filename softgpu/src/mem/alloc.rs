@@ -74,7 +74,8 @@ impl AddressSpace {
             pages_len,
         };
         state.blocks.insert(base, block);
-        self.set_pages(pages_at, usable, word);
+        let from = base - pages_at;
+        self.set_used(pages_at, usable, (word, from..from + bytes));
         Ok(region)
     }
 

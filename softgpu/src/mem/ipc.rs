@@ -253,7 +253,8 @@ impl AddressSpace {
             references: 1,
         };
         state.imports.insert(region.base, import);
-        self.set_pages(at, part.len, permissions);
+        let used = part.lead..part.lead.saturating_add(part.bytes);
+        self.set_used(at, part.len, (permissions, used));
         Ok(region)
     }
 

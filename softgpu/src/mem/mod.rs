@@ -9,8 +9,9 @@
 //! Freed and unmapped addresses lose their permissions first and stay backed by *some* page, so a
 //! device thread that translated just before reads or writes scrap and nothing crashes.
 //!
-//! Allocations in device arenas end at the end of a page (up to 512-byte rounding) and an
-//! unmapped page follows, so an overrun faults.
+//! The table also says which bytes of a page belong to an allocation, and an unmapped page follows
+//! each allocation: whatever reaches beyond the bytes that were asked for faults, and so does what
+//! begins before them.
 
 mod alloc;
 mod ipc;
@@ -32,7 +33,7 @@ use parking_lot::{Mutex, RwLock};
 pub use alloc::Peer;
 pub use ipc::{ArenaFile, Part, Process, SharedPage};
 pub use multicast::{Replica, Unicast};
-use pages::{PAGE_BITS, PageTable};
+use pages::{PAGE_BITS, Page, PageTable};
 use ranges::Ranges;
 pub use span::{Span, Width};
 pub use vmm::{Access, Location, Permission, Physical};
@@ -276,16 +277,17 @@ impl AddressSpace {
         let last = first.wrapping_add(bytes.max(1) - 1);
         if first <= last && last < self.window {
             let (head, tail) = (first >> PAGE_BITS, last >> PAGE_BITS);
-            let mut all = self.pages.get(head);
-            if tail != head {
-                for page in head + 1..=tail {
-                    all &= self.pages.get(page);
-                }
+            let page = self.pages.get(head);
+            let mut inside = page.allows(bit) && first & (PAGE - 1) >= page.first();
+            if head == tail {
+                inside &= last & (PAGE - 1) <= page.last();
+            } else {
+                inside &= page.last() == PAGE - 1 && self.continues(head + 1..tail, bit);
+                let page = self.pages.get(tail);
+                inside &= page.allows(bit) && page.first() == 0;
+                inside &= last & (PAGE - 1) <= page.last();
             }
-            if all >> bit & 1 == 1 {
-                return Some(std::ptr::with_exposed_provenance_mut(to_usize(address)));
-            }
-            return None;
+            return inside.then(|| std::ptr::with_exposed_provenance_mut(to_usize(address)));
         }
         self.translate_registered(address, bytes)
     }
@@ -302,7 +304,15 @@ impl AddressSpace {
             Access::Read => ALL_DEVICES,
             Access::Write => ALL_DEVICES << 16,
         };
-        (first >> PAGE_BITS..=last >> PAGE_BITS).all(|page| self.pages.get(page) & mask != 0)
+        (first >> PAGE_BITS..=last >> PAGE_BITS).all(|page| self.pages.get(page).permits(mask))
+    }
+
+    /// Whether pages are in use from their first to their last byte.
+    fn continues(&self, mut pages: std::ops::Range<u64>, bit: u32) -> bool {
+        pages.all(|page| {
+            let page = self.pages.get(page);
+            page.allows(bit) && page.first() == 0 && page.last() == PAGE - 1
+        })
     }
 
     #[cold]
@@ -366,9 +376,24 @@ impl AddressSpace {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Replaces the permissions of a page-aligned range of the window.
+    /// Replaces the permissions of a page-aligned range of the window, all of it in use.
     fn set_pages(&self, address: u64, bytes: u64, word: u32) {
-        self.update_pages(address, bytes, (u32::MAX, word));
+        self.set_used(address, bytes, (word, 0..bytes));
+    }
+
+    /// Replaces the permissions of a page-aligned range of the window, of which only the bytes of
+    /// `used` belong to an allocation.
+    fn set_used(&self, address: u64, bytes: u64, (word, used): (u32, std::ops::Range<u64>)) {
+        let first = (address - self.base) >> PAGE_BITS;
+        for page in 0..bytes >> PAGE_BITS {
+            let start = page << PAGE_BITS;
+            let (from, to) = (used.start.max(start), used.end.min(start + PAGE));
+            let word = match (from, to) {
+                _ if to <= from => Page::whole(0),
+                _ => Page::new(word, from - start..to - start),
+            };
+            self.pages.set(first + page, word);
+        }
     }
 
     fn update_pages(&self, address: u64, bytes: u64, (clear, set): (u32, u32)) {

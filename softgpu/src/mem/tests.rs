@@ -49,10 +49,36 @@ fn device_memory_is_private_until_peers_are_enabled() {
 fn overruns_and_freed_memory_are_refused() {
     let s = space();
     let a = s.alloc_device(0, 100_000).unwrap();
-    let end = a.base + 100_000u64.next_multiple_of(512);
+    let end = a.base + 100_000;
     assert!(s.translate(0, end - 4, 4, Access::Write).is_some());
     assert!(s.translate(0, end, 1, Access::Read).is_none());
     assert!(s.translate(0, end - 4, 8, Access::Read).is_none());
+    assert!(s.translate(0, a.base, 100_000, Access::Read).is_some());
+    assert!(s.translate(0, a.base, 100_001, Access::Read).is_none());
+    assert!(
+        s.translate(0, a.base - 1, 1, Access::Read).is_none(),
+        "below"
+    );
+    assert!(s.translate(0, a.base - 4, 8, Access::Read).is_none());
+    for bytes in [1, 511, 512, 513, 65_535, 65_536, 65_537, 3 << 16] {
+        let b = s.alloc_device(0, bytes).unwrap();
+        assert!(s.translate(0, b.base, bytes, Access::Write).is_some());
+        assert!(
+            s.translate(0, b.base + bytes - 1, 1, Access::Write)
+                .is_some()
+        );
+        for (at, len) in [
+            (b.base - 1, 1),
+            (b.base + bytes, 1),
+            (b.base - 1, bytes + 1),
+        ] {
+            assert!(s.translate(0, at, len, Access::Read).is_none(), "{bytes}");
+        }
+        let h = s.alloc_host(bytes, RegionKind::Host).unwrap();
+        assert!(s.translate(3, h.base, bytes, Access::Write).is_some());
+        assert!(s.translate(3, h.base, bytes + 1, Access::Write).is_none());
+        assert!(s.translate(3, h.base - 1, 1, Access::Write).is_none());
+    }
     assert!(s.translate(0, u64::MAX - 3, 8, Access::Read).is_none());
     assert!(s.translate(0, 0, 4, Access::Read).is_none());
     assert!(s.free(a.base + 8).is_err());

@@ -345,10 +345,10 @@ impl AddressSpace {
         if self.physical_at(address).is_none() {
             return Err(invalid("query access", address, "a mapped address"));
         }
-        let word = self.pages.get((address - self.base) / PAGE);
-        Ok(match (word >> device & 1, word >> (16 + device) & 1) {
-            (_, 1) => Permission::ReadWrite,
-            (1, _) => Permission::Read,
+        let page = self.pages.get((address - self.base) / PAGE);
+        Ok(match (page.allows(device), page.allows(16 + device)) {
+            (_, true) => Permission::ReadWrite,
+            (true, _) => Permission::Read,
             _ => Permission::None,
         })
     }
