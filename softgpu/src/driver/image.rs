@@ -13,6 +13,7 @@
 #![expect(unsafe_code, reason = "images come as bare pointers")]
 
 use std::ffi::{CStr, c_char};
+use std::io::Read;
 
 use super::report;
 use super::status::{Result, Status};
@@ -23,6 +24,8 @@ const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
 const KIND_PTX: u16 = 1;
 const FLAG_LZ4: u64 = 0x2000;
 const FLAG_ZSTD: u64 = 0x8000;
+/// Most bytes that a compressed text may have: a few bytes can unpack to any number.
+const MAX_TEXT: u64 = 256 << 20;
 
 /// PTX text extracted from an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,7 +154,13 @@ fn unpack(entry: &[u8], body: &[u8]) -> Result<Vec<u8>> {
         let mut decoder =
             ruzstd::decoding::StreamingDecoder::new(packed).map_err(|_| Status::INVALID_IMAGE)?;
         let mut text = Vec::new();
-        std::io::Read::read_to_end(&mut decoder, &mut text).map_err(|_| Status::INVALID_IMAGE)?;
+        (&mut decoder)
+            .take(MAX_TEXT + 1)
+            .read_to_end(&mut text)
+            .map_err(|_| Status::INVALID_IMAGE)?;
+        if text.len() as u64 > MAX_TEXT {
+            return Err(Status::INVALID_IMAGE);
+        }
         text
     } else if flags & FLAG_LZ4 != 0 {
         report::complaint("the fat binary's PTX is LZ4-compressed, which softgpu cannot read");

@@ -48,8 +48,8 @@ fn corpus() -> Vec<String> {
     let read = |path: &PathBuf| std::fs::read_to_string(path).unwrap();
     // Directives and other comments are not what is to be tested.
     let code = |text: String| {
-        let lines: Vec<&str> = text.lines().filter(|l| !l.starts_with("//")).collect();
-        lines.join("\n")
+        let bare = |line: &str| line.split("//").next().unwrap_or_default().to_owned();
+        text.lines().map(bare).collect::<Vec<_>>().join("\n")
     };
     paths.iter().map(read).map(code).collect()
 }

@@ -86,6 +86,63 @@ fn damaged_bytes() {
     }
 }
 
+/// The tokens of a statement, from after one `;` to the next.
+fn statement(random: &mut Random, list: &[&str]) -> std::ops::Range<usize> {
+    let at = random.below(list.len());
+    let start = list[..at].iter().rposition(|t| *t == ";");
+    let end = list[at..].iter().position(|t| *t == ";");
+    start.map_or(0, |s| s + 1)..end.map_or(list.len(), |e| at + e + 1)
+}
+
+/// Moves or repeats a statement, or changes a register for another.
+fn reorder(random: &mut Random, list: &mut Vec<&str>) {
+    let some = statement(random, list);
+    match random.below(3) {
+        0 => {
+            let to = statement(random, list).start;
+            let copy = list[some].to_vec();
+            list.splice(to..to, copy);
+        }
+        1 => drop(list.drain(some)),
+        _ => {
+            let registers: Vec<usize> = (0..list.len())
+                .filter(|&i| list[i].starts_with('%'))
+                .collect();
+            if !registers.is_empty() {
+                let from = list[registers[random.below(registers.len())]];
+                list[registers[random.below(registers.len())]] = from;
+            }
+        }
+    }
+    if list.is_empty() {
+        list.push(";");
+    }
+}
+
+fn damage<'t>(random: &mut Random, list: &mut Vec<&'t str>, other: &[&'t str]) {
+    let at = random.below(list.len());
+    match random.below(7) {
+        0 => list[at] = other[random.below(other.len())],
+        1 => list[at] = random.pick(&STRANGE),
+        2 => drop(list.remove(at)),
+        3 => list.insert(at, random.pick(&STRANGE)),
+        4 => {
+            let to = random.below(list.len());
+            list.swap(at, to);
+        }
+        // A statement of another file.
+        5 => {
+            let some = other[statement(random, other)].to_vec();
+            list.splice(at..at, some);
+        }
+        // An operand or opcode of the same one.
+        _ => list[at] = list[random.below(list.len())],
+    }
+    if list.is_empty() {
+        list.push(";");
+    }
+}
+
 #[test]
 fn damaged_tokens() {
     let corpus = corpus();
@@ -95,29 +152,12 @@ fn damaged_tokens() {
         let mut random = Random::new(1 << 32 | round);
         let mut list = parsed[random.below(parsed.len())].clone();
         for _ in 0..=random.below(4) {
-            let at = random.below(list.len());
             let other = &parsed[random.below(parsed.len())];
-            match random.below(7) {
-                0 => list[at] = other[random.below(other.len())],
-                1 => list[at] = random.pick(&STRANGE),
-                2 => drop(list.remove(at)),
-                3 => list.insert(at, random.pick(&STRANGE)),
-                4 => {
-                    let to = random.below(list.len());
-                    list.swap(at, to);
-                }
-                // A statement of another file.
-                5 => {
-                    let start = random.below(other.len());
-                    let end = (start + 1..other.len()).find(|&i| other[i] == ";");
-                    let some = &other[start..end.map_or(other.len(), |e| e + 1)];
-                    list.splice(at..at, some.iter().copied());
-                }
-                // An operand or opcode of the same one.
-                _ => list[at] = list[random.below(list.len())],
-            }
-            if list.is_empty() {
-                list.push(";");
+            // Half of them stay plausible.
+            if random.below(2) == 0 {
+                reorder(&mut random, &mut list);
+            } else {
+                damage(&mut random, &mut list, other);
             }
         }
         loads += u32::from(survive(&format!("damaged tokens {round}"), &list.join(" ")));
