@@ -24,6 +24,8 @@ struct Options {
 }
 
 impl Options {
+    const WALL_TIME: u32 = 2;
+    const INFO_LOG: u32 = 3;
     const ERROR_LOG: u32 = 5;
     const ERROR_LOG_SIZE: u32 = 6;
     const INFO_LOG_SIZE: u32 = 4;
@@ -37,18 +39,33 @@ impl Options {
         Ok(None)
     }
 
-    /// Writes the log where the client wants it, and its size back into the option.
-    fn give_log(self, log: &str) -> Result<()> {
-        let size = self.find(Self::ERROR_LOG_SIZE)?;
-        if let (Some((_, buffer)), Some((_, size))) = (self.find(Self::ERROR_LOG)?, size) {
-            let size = usize::try_from(size & u64::from(u32::MAX)).unwrap_or(0);
-            Out::<u8>::at(buffer).set_text(log.as_bytes(), size);
-        }
-        for (key, length) in [(Self::ERROR_LOG_SIZE, log.len()), (Self::INFO_LOG_SIZE, 0)] {
-            if let Some((i, size)) = self.find(key)? {
-                let at = self.values.address() + 8 * i as u64;
-                Out::<u64>::at(at).set(size.min(length as u64))?;
+    /// Writes the logs where the client wants them, and their sizes back into the options.
+    fn give_log(self, errors: &str, infos: &str) -> Result<()> {
+        let logs = [
+            (Self::ERROR_LOG, Self::ERROR_LOG_SIZE, errors),
+            (Self::INFO_LOG, Self::INFO_LOG_SIZE, infos),
+        ];
+        for (buffer, size, log) in logs {
+            let Some((i, room)) = self.find(size)? else {
+                continue;
+            };
+            // Sizes are unsigned int in pointer-sized slots.
+            let room = room & u64::from(u32::MAX);
+            if let Some((_, buffer)) = self.find(buffer)? {
+                let room = usize::try_from(room).unwrap_or(0);
+                Out::<u8>::at(buffer).set_text(log.as_bytes(), room);
             }
+            let at = self.values.address() + 8 * i as u64;
+            Out::<u64>::at(at).set(room.min(log.len() as u64))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the time where the client wants it.
+    fn give_time(self, milliseconds: f32) -> Result<()> {
+        if let Some((i, _)) = self.find(Self::WALL_TIME)? {
+            let at = self.values.address() + 8 * i as u64;
+            Out::<f32>::at(at).set(milliseconds)?;
         }
         Ok(())
     }
@@ -56,11 +73,11 @@ impl Options {
     fn report<T>(self, loaded: std::result::Result<T, LoadError>) -> Result<T> {
         match loaded {
             Ok(value) => {
-                self.give_log("")?;
+                self.give_log("", "")?;
                 Ok(value)
             }
             Err(error) => {
-                self.give_log(&error.log)?;
+                self.give_log(&error.log, "")?;
                 Err(error.status)
             }
         }
@@ -116,26 +133,72 @@ fn link(handle: u64) -> Result<Arc<Link>> {
     driver().links.get(handle).ok_or(Status::INVALID_HANDLE)
 }
 
-fn create_link(handle: Out<u64>) -> Result<()> {
+fn create_link(handle: Out<u64>, options: Options) -> Result<()> {
     healthy()?;
     if handle.is_null() {
         return Err(Status::INVALID_VALUE);
     }
     let new = driver().links.reserve();
-    driver().links.insert(new, Arc::default());
+    let options = (
+        options.count,
+        options.keys.address(),
+        options.values.address(),
+    );
+    driver().links.insert(new, Arc::new(Link::new(options)));
     handle.set(new)
 }
 
-fn add_data(handle: u64, kind: u32, data: In<u8>, size: u64) -> Result<()> {
-    const PTX: u32 = 1;
-    const FATBIN: u32 = 2;
+/// The options given when a link was created: they say where its logs go.
+fn options_of(link: &Link) -> Options {
+    let (count, keys, values) = link.options;
+    Options {
+        count,
+        keys: In::at(keys),
+        values: In::at(values),
+    }
+}
+
+fn add_input(link: &Link, image: Result<Image>, name: &str) -> Result<()> {
+    let added = image.map_err(LoadError::from);
+    let added = added.and_then(|image| link.add(&image, name));
+    added.map_err(|error| {
+        let _ = options_of(link).give_log(&error.log, "");
+        error.status
+    })
+}
+
+fn add_data(handle: u64, kind: u32, (data, size): (In<u8>, u64), name: In<c_char>) -> Result<()> {
+    const NVVM: u32 = 5;
     let link = link(handle)?;
-    if kind != PTX && kind != FATBIN {
-        report::complaint("only PTX can be linked: softgpu does not run machine code");
-        return Err(Status::NO_BINARY_FOR_GPU);
+    if kind >= NVVM || data.is_null() || size == 0 {
+        return Err(Status::INVALID_VALUE);
     }
     let size = usize::try_from(size).map_err(|_| Status::INVALID_VALUE)?;
-    link.add(&Image::from_bytes(&data.all(size)?)?)
+    let name = name.text().unwrap_or_else(|_| "<unnamed>".to_owned());
+    add_input(&link, Image::from_bytes(&data.all(size)?), &name)
+}
+
+fn add_file(handle: u64, path: In<c_char>) -> Result<()> {
+    let link = link(handle)?;
+    let name = path.text()?;
+    add_input(&link, read_file(path), &name)
+}
+
+fn complete(handle: u64, image: Out<*const c_char>, bytes: Out<u64>) -> Result<()> {
+    let link = link(handle)?;
+    let options = options_of(&link);
+    match link.complete() {
+        Ok(text) => {
+            options.give_log("", "linked")?;
+            options.give_time(link.milliseconds())?;
+            bytes.set_if(text.to_bytes_with_nul().len() as u64);
+            image.set(text.as_ptr())
+        }
+        Err(error) => {
+            options.give_log(&error.log, "")?;
+            Err(error.status)
+        }
+    }
 }
 
 fn give_count(out: Out<u32>, handles: &[(String, u64)]) -> Result<()> {
@@ -228,39 +291,36 @@ entries! { call:
     fn cuKernelGetName(name: Out<*const c_char>, kernel: u64) {
         name.set(KernelRef::get(kernel)?.name.as_ptr())
     }
-    fn cuLinkCreate(_count: u32, _keys: In<u32>, _values: In<u64>, handle: Out<u64>) {
-        create_link(handle)
+    fn cuLinkCreate(count: u32, keys: In<u32>, values: In<u64>, handle: Out<u64>) {
+        create_link(handle, Options { count, keys, values })
     }
-    fn cuLinkCreate_v2(_count: u32, _keys: In<u32>, _values: In<u64>, handle: Out<u64>) {
-        create_link(handle)
+    fn cuLinkCreate_v2(count: u32, keys: In<u32>, values: In<u64>, handle: Out<u64>) {
+        create_link(handle, Options { count, keys, values })
     }
     fn cuLinkAddData(
-        handle: u64, kind: u32, data: In<u8>, size: u64, _name: In<c_char>,
+        handle: u64, kind: u32, data: In<u8>, size: u64, name: In<c_char>,
         _count: u32, _keys: In<u32>, _values: In<u64>
     ) {
-        add_data(handle, kind, data, size)
+        add_data(handle, kind, (data, size), name)
     }
     fn cuLinkAddData_v2(
-        handle: u64, kind: u32, data: In<u8>, size: u64, _name: In<c_char>,
+        handle: u64, kind: u32, data: In<u8>, size: u64, name: In<c_char>,
         _count: u32, _keys: In<u32>, _values: In<u64>
     ) {
-        add_data(handle, kind, data, size)
+        add_data(handle, kind, (data, size), name)
     }
     fn cuLinkAddFile(
         handle: u64, _kind: u32, path: In<c_char>, _count: u32, _keys: In<u32>, _values: In<u64>
     ) {
-        link(handle)?.add(&read_file(path)?)
+        add_file(handle, path)
     }
     fn cuLinkAddFile_v2(
         handle: u64, _kind: u32, path: In<c_char>, _count: u32, _keys: In<u32>, _values: In<u64>
     ) {
-        link(handle)?.add(&read_file(path)?)
+        add_file(handle, path)
     }
     fn cuLinkComplete(handle: u64, image: Out<*const c_char>, bytes: Out<u64>) {
-        let link = link(handle)?;
-        let text = link.complete()?;
-        bytes.set_if(text.to_bytes_with_nul().len() as u64);
-        image.set(text.as_ptr())
+        complete(handle, image, bytes)
     }
     fn cuLinkDestroy(handle: u64) {
         let gone = driver().links.remove(handle);

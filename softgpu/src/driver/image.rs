@@ -3,7 +3,7 @@
 //! Fat binary layout (as nvcc emits it): a wrapper {magic 0x466243b1, version, pointer to data}
 //! around, or directly, {magic 0xBA55ED50, u16 version, u16 header size, u64 size of what follows};
 //! then entries {u16 kind, u16, u32 header size, u64 payload size, u32 compressed size, …,
-//! u64 flags at 40, u64 uncompressed size at 56}. Kind 1 is PTX, kind 2 an ELF.
+//! u32 architecture at 28, …, u64 flags at 40, u64 uncompressed size at 56}. Kind 1 is PTX, kind 2 an ELF.
 //!
 //! # Safety
 //!
@@ -21,6 +21,8 @@ use super::status::{Result, Status};
 const WRAPPER_MAGIC: u32 = 0x4662_43b1;
 const FATBIN_MAGIC: u32 = 0xBA55_ED50;
 const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
+/// Compute capability of the devices, times ten.
+const ARCHITECTURE: u32 = 90;
 const KIND_PTX: u16 = 1;
 const FLAG_LZ4: u64 = 0x2000;
 const FLAG_ZSTD: u64 = 0x8000;
@@ -108,6 +110,8 @@ impl Image {
         }
         let mut at = usize::from(u16_at(bytes, 6)?);
         let mut entries = 0;
+        // The PTX for the newest architecture that is not newer than the device.
+        let mut best: Option<(u32, &[u8], &[u8])> = None;
         while at + 64 <= bytes.len() {
             let entry = bytes.get(at..).unwrap_or_default();
             let header = u32_at(entry, 4)? as usize;
@@ -116,17 +120,21 @@ impl Image {
             if header < 64 || end > entry.len() {
                 return Err(Status::INVALID_IMAGE);
             }
-            if u16_at(entry, 0)? == KIND_PTX {
+            let architecture = u32_at(entry, 28)?;
+            if u16_at(entry, 0)? == KIND_PTX && architecture <= ARCHITECTURE {
                 let body = entry.get(header..end).unwrap_or_default();
-                return text_image(&unpack(entry, body)?);
+                if best.is_none_or(|(known, ..)| architecture >= known) {
+                    best = Some((architecture, entry, body));
+                }
             }
             entries += 1;
             at += end;
         }
-        if entries > 0 {
-            return Err(machine_code());
+        match best {
+            Some((_, entry, body)) => text_image(&unpack(entry, body)?),
+            None if entries > 0 => Err(machine_code()),
+            None => Err(Status::INVALID_IMAGE),
         }
-        Err(Status::INVALID_IMAGE)
     }
 
     /// An image from the bytes of a file.
@@ -163,13 +171,53 @@ fn unpack(entry: &[u8], body: &[u8]) -> Result<Vec<u8>> {
         }
         text
     } else if flags & FLAG_LZ4 != 0 {
-        report::complaint("the fat binary's PTX is LZ4-compressed, which softgpu cannot read");
-        return Err(Status::NOT_SUPPORTED);
+        let size = usize::try_from(u64_at(entry, 56)?).map_err(|_| Status::INVALID_IMAGE)?;
+        let packed = body.get(..compressed).unwrap_or(body);
+        lz4(packed, size).ok_or(Status::INVALID_IMAGE)?
     } else {
         body.to_vec()
     };
     let end = text.iter().position(|&b| b == 0).unwrap_or(text.len());
     Ok(text.get(..end).unwrap_or_default().to_vec())
+}
+
+/// Decodes an LZ4 block: sequences of {token, literals, distance, match}, where the halves of the
+/// token are lengths (15: more bytes follow) and the last sequence has no match.
+fn lz4(packed: &[u8], size: usize) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    let mut bytes = packed.iter().copied();
+    let length = |bytes: &mut dyn Iterator<Item = u8>, half: u8| {
+        let mut length = usize::from(half);
+        if half == 15 {
+            loop {
+                let more = bytes.next()?;
+                length += usize::from(more);
+                if more != 255 {
+                    break;
+                }
+            }
+        }
+        Some(length)
+    };
+    while let Some(token) = bytes.next() {
+        let literals = length(&mut bytes, token >> 4)?;
+        for _ in 0..literals {
+            out.push(bytes.next()?);
+        }
+        let Some(low) = bytes.next() else {
+            break;
+        };
+        let distance = usize::from(u16::from_le_bytes([low, bytes.next()?]));
+        let matched = length(&mut bytes, token & 15)? + 4;
+        if out.len() + matched > size {
+            return None;
+        }
+        for _ in 0..matched {
+            let from = out.len().checked_sub(distance).filter(|_| distance > 0)?;
+            out.push(*out.get(from)?);
+        }
+    }
+    (out.len() == size).then_some(out)
 }
 
 fn text_image(bytes: &[u8]) -> Result<Image> {
@@ -245,6 +293,35 @@ mod tests {
         // SAFETY: NUL-terminated.
         let text = unsafe { Image::read(c".version 9.0\n".as_ptr().cast()) };
         assert_eq!(text, Ok(expected));
+    }
+
+    #[test]
+    fn lz4_blocks_are_decoded() {
+        // "abcabcabcabc!" : three literals, a match of 9 at distance 3, then one literal.
+        let packed = [0x35, b'a', b'b', b'c', 3, 0, 0x10, b'!'];
+        assert_eq!(lz4(&packed, 13).as_deref(), Some(&b"abcabcabcabc!"[..]));
+        assert_eq!(lz4(&packed, 12), None);
+        assert_eq!(lz4(&[0x35, b'a'], 13), None);
+        assert_eq!(lz4(&[0x10, b'a', 2, 0], 5), None);
+        // Lengths of 15 go on in further bytes: 15 + 255 + 0 literals.
+        let mut long = vec![0xF0, 255, 0];
+        long.extend(std::iter::repeat_n(b'x', 270));
+        assert_eq!(lz4(&long, 270), Some(vec![b'x'; 270]));
+    }
+
+    #[test]
+    fn the_newest_ptx_for_the_device_is_taken() {
+        let mut binary = fatbin(KIND_PTX, b"old");
+        binary[16 + 28] = 70;
+        for (architecture, text) in [(90u8, b"new"), (100, b"two"), (80, b"mid")] {
+            let mut other = fatbin(KIND_PTX, text);
+            other[16 + 28] = architecture;
+            binary.extend_from_slice(&other[16..]);
+        }
+        let size = binary.len() as u64 - 16;
+        binary[8..16].copy_from_slice(&size.to_le_bytes());
+        let ptx = "new".to_owned();
+        assert_eq!(Image::from_bytes(&binary), Ok(Image { ptx }));
     }
 
     #[test]

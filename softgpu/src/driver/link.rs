@@ -1,39 +1,521 @@
-//! The linker. It takes one PTX input and hands it back; PTX modules are not merged.
+//! The linker: merges PTX modules into one, as text.
+//!
+//! A module is cut into its top-level items. Symbols without linkage directive that several modules
+//! have get new names; a declaration (`.extern`) gives way to the definition; of weak definitions
+//! one stays. The result is PTX again, with variables before functions and declarations before
+//! both, which the loader reads like any other.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
+use std::fmt::Write;
 use std::sync::OnceLock;
+use std::time::Instant;
+
+use parking_lot::Mutex;
 
 use super::image::Image;
+use super::module::LoadError;
 use super::report;
-use super::status::{Result, Status};
+use super::status::Status;
+use crate::ir::Builtin;
+use crate::ptx;
 
 /// A link in progress.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Link {
-    input: OnceLock<CString>,
+    /// Where the client wants logs: number, keys and values of options, by address.
+    pub options: (u32, u64, u64),
+    inputs: Mutex<Vec<(String, String)>>,
+    output: OnceLock<CString>,
+    begun: Instant,
+}
+
+/// What a symbol means to other modules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Linkage {
+    Internal,
+    Extern,
+    Weak,
+    Visible,
+}
+
+/// A top-level item of a module.
+#[derive(Debug, Clone)]
+struct Item {
+    text: String,
+    name: String,
+    linkage: Linkage,
+    is_function: bool,
+    /// A body, for functions; anything but `.extern`, for variables.
+    is_definition: bool,
+}
+
+#[derive(Debug, Default)]
+struct Parts {
+    version: (u32, u32),
+    target: String,
+    /// Items without a name: pragmas, debugging sections.
+    items: Vec<Item>,
 }
 
 impl Link {
-    /// Adds the only input.
+    /// An empty link.
+    #[must_use]
+    pub fn new(options: (u32, u64, u64)) -> Self {
+        Self {
+            options,
+            inputs: Mutex::default(),
+            output: OnceLock::new(),
+            begun: Instant::now(),
+        }
+    }
+
+    /// Adds an input.
     ///
     /// # Errors
     ///
-    /// `NOT_SUPPORTED` for a second one, `INVALID_PTX` for text with a NUL inside.
-    pub fn add(&self, image: &Image) -> Result<()> {
-        let text = CString::new(image.ptx.as_str()).map_err(|_| Status::INVALID_PTX)?;
-        self.input.set(text).map_err(|_| {
-            report::complaint("softgpu links one PTX module only");
-            Status::NOT_SUPPORTED
-        })
+    /// `INVALID_PTX` for text that is not PTX; `INVALID_VALUE` once the link is complete.
+    pub fn add(&self, image: &Image, name: &str) -> Result<(), LoadError> {
+        if self.output.get().is_some() {
+            return Err(Status::INVALID_VALUE.into());
+        }
+        ptx::parse(&image.ptx)?;
+        let entry = (name.to_owned(), image.ptx.clone());
+        self.inputs.lock().push(entry);
+        Ok(())
+    }
+
+    /// Milliseconds since the link began.
+    #[must_use]
+    pub fn milliseconds(&self) -> f32 {
+        self.begun.elapsed().as_secs_f32() * 1e3
     }
 
     /// The result: PTX text, valid as long as the link.
     ///
     /// # Errors
     ///
-    /// `INVALID_VALUE` if nothing was added.
-    pub fn complete(&self) -> Result<&CStr> {
-        let text = self.input.get().ok_or(Status::INVALID_VALUE)?;
+    /// `INVALID_VALUE` if nothing was added, `INVALID_PTX` for symbols that are defined twice or
+    /// nowhere.
+    pub fn complete(&self) -> Result<&CStr, LoadError> {
+        if self.output.get().is_none() {
+            let inputs = self.inputs.lock();
+            let text = match inputs.as_slice() {
+                [] => return Err(Status::INVALID_VALUE.into()),
+                [(_, only)] => {
+                    let parts = cut(only);
+                    check(&[parts], &inputs)?;
+                    only.clone()
+                }
+                _ => merge(&inputs)?,
+            };
+            let text = CString::new(text).map_err(|_| Status::INVALID_PTX)?;
+            let _ = self.output.set(text);
+        }
+        let text = self.output.get().ok_or(Status::UNKNOWN)?;
         Ok(text.as_c_str())
+    }
+}
+
+fn refuse(log: String) -> LoadError {
+    report::complaint(&log);
+    let status = Status::INVALID_PTX;
+    LoadError { status, log }
+}
+
+/// Says which symbols are defined twice or nowhere.
+fn check(modules: &[Parts], inputs: &[(String, String)]) -> Result<(), LoadError> {
+    let mut defined: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut declared: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut log = String::new();
+    let name_of = |i: usize| inputs.get(i).map_or("?", |(name, _)| name);
+    for (i, module) in modules.iter().enumerate() {
+        for item in module.items.iter().filter(|item| !item.name.is_empty()) {
+            if !item.is_definition {
+                declared.entry(&item.name).or_insert(i);
+            } else if item.linkage == Linkage::Visible
+                && let Some(first) = defined.insert(&item.name, i)
+            {
+                let (first, second) = (name_of(first), name_of(i));
+                let name = &item.name;
+                let _ = writeln!(log, "error: `{name}` is defined in {first} and in {second}");
+            }
+        }
+    }
+    let any = |name: &str| {
+        let mut all = modules.iter().flat_map(|m| &m.items);
+        all.any(|item| item.is_definition && item.name == name)
+    };
+    for (name, module) in declared {
+        if !any(name) && Builtin::named(name).is_none() && !is_dynamic(modules, name) {
+            let module = name_of(module);
+            let _ = writeln!(log, "error: undefined reference to `{name}` in {module}");
+        }
+    }
+    if log.is_empty() {
+        Ok(())
+    } else {
+        Err(refuse(log))
+    }
+}
+
+/// `.extern .shared` arrays are not defined anywhere; their size comes with the launch.
+fn is_dynamic(modules: &[Parts], name: &str) -> bool {
+    let mut all = modules.iter().flat_map(|m| &m.items);
+    all.any(|item| item.name == name && item.text.contains(".shared"))
+}
+
+fn merge(inputs: &[(String, String)]) -> Result<String, LoadError> {
+    let mut modules: Vec<Parts> = inputs.iter().map(|(_, text)| cut(text)).collect();
+    separate(&mut modules);
+    check(&modules, inputs)?;
+    let version = modules.iter().map(|m| m.version).max().unwrap_or((8, 0));
+    let targets = modules.iter().map(|m| m.target.as_str());
+    // `sm_90a` is longer than, and sorts behind, `sm_90`.
+    let target = targets.max_by_key(|t| (t.len(), *t)).unwrap_or("sm_90a");
+    let mut text = format!(
+        ".version {}.{}\n.target {target}\n.address_size 64\n",
+        version.0, version.1
+    );
+    for item in chosen(&modules) {
+        text.push_str(&item);
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// Gives symbols without linkage, of which others have the name too, new names.
+fn separate(modules: &mut [Parts]) {
+    let mut owners: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
+    for (i, module) in modules.iter().enumerate() {
+        for item in &module.items {
+            owners.entry(item.name.clone()).or_default().insert(i);
+        }
+    }
+    for (i, module) in modules.iter_mut().enumerate() {
+        let is_internal = |item: &&Item| item.linkage == Linkage::Internal;
+        // A forward declaration may lack the directive that the definition has.
+        let exported: BTreeSet<&str> = module
+            .items
+            .iter()
+            .filter(|item| !is_internal(item))
+            .map(|item| item.name.as_str())
+            .collect();
+        let renamed: BTreeMap<String, String> = module
+            .items
+            .iter()
+            .filter(is_internal)
+            .filter(|item| !exported.contains(item.name.as_str()))
+            .filter(|item| owners.get(&item.name).is_some_and(|o| o.len() > 1))
+            .map(|item| (item.name.clone(), format!("{}$link{i}", item.name)))
+            .collect();
+        if renamed.is_empty() {
+            continue;
+        }
+        for item in &mut module.items {
+            item.text = rename(&item.text, &renamed);
+            if let Some(name) = renamed.get(&item.name) {
+                item.name.clone_from(name);
+            }
+        }
+    }
+}
+
+/// The texts that stay, in order.
+fn chosen(modules: &[Parts]) -> Vec<String> {
+    let all = || modules.iter().flat_map(|m| &m.items);
+    // The strongest definition, the first of equals.
+    let mut best: BTreeMap<&str, (Linkage, usize)> = BTreeMap::new();
+    for (i, item) in all().enumerate() {
+        if item.is_definition && !item.name.is_empty() {
+            let rank = best.entry(&item.name).or_insert((item.linkage, i));
+            if item.linkage > rank.0 {
+                *rank = (item.linkage, i);
+            }
+        }
+    }
+    let (mut declarations, mut variables, mut functions) = (Vec::new(), Vec::new(), Vec::new());
+    let mut declared = BTreeSet::new();
+    for (i, item) in all().enumerate() {
+        if item.name.is_empty() {
+            functions.push(item.text.clone());
+        } else if item.is_definition {
+            if best.get(item.name.as_str()).is_some_and(|(_, at)| *at == i) {
+                let list = if item.is_function {
+                    &mut functions
+                } else {
+                    &mut variables
+                };
+                list.push(item.text.clone());
+            }
+        } else if item.is_function || !best.contains_key(item.name.as_str()) {
+            if declared.insert(&item.name) {
+                declarations.push(declaration(item, best.get(item.name.as_str())));
+            }
+        }
+    }
+    declarations.extend(variables);
+    declarations.extend(functions);
+    declarations
+}
+
+/// A declaration that agrees with the definition, if there is one.
+fn declaration(item: &Item, definition: Option<&(Linkage, usize)>) -> String {
+    let directive = match definition.map(|(linkage, _)| linkage) {
+        None => return item.text.clone(),
+        Some(Linkage::Visible) => ".visible ",
+        Some(Linkage::Weak) => ".weak ",
+        Some(_) => "",
+    };
+    let bare = [".extern", ".visible", ".weak", ".common"];
+    let text = item.text.trim_start();
+    let bare = bare.iter().find_map(|d| text.strip_prefix(d));
+    format!("{directive}{}", bare.unwrap_or(text).trim_start())
+}
+
+/// A piece of PTX text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Piece<'t> {
+    /// Letters, digits, `_`, `$`, `%`, `.`, `:`.
+    Word(&'t str),
+    Mark(&'t str),
+    /// White space, comments.
+    Space(&'t str),
+    Text(&'t str),
+}
+
+impl<'t> Piece<'t> {
+    fn text(self) -> &'t str {
+        match self {
+            Self::Word(t) | Self::Mark(t) | Self::Space(t) | Self::Text(t) => t,
+        }
+    }
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || matches!(c, '_' | '$' | '%' | '.')
+}
+
+/// Splits the first piece off.
+fn piece(text: &str) -> Option<(Piece<'_>, &str)> {
+    let first = text.chars().next()?;
+    let until = |end: Option<usize>| text.split_at(end.unwrap_or(text.len()));
+    if first.is_whitespace() {
+        let (space, rest) = until(text.find(|c: char| !c.is_whitespace()));
+        return Some((Piece::Space(space), rest));
+    }
+    if text.starts_with("//") {
+        let (comment, rest) = until(text.find('\n'));
+        return Some((Piece::Space(comment), rest));
+    }
+    if text.starts_with("/*") {
+        let (comment, rest) = until(text.find("*/").map(|at| at + 2));
+        return Some((Piece::Space(comment), rest));
+    }
+    if first == '"' {
+        let mut escaped = false;
+        let end = text.char_indices().skip(1).find(|&(_, c)| {
+            let ends = c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            ends
+        });
+        let (quoted, rest) = until(end.map(|(i, _)| i + 1));
+        return Some((Piece::Text(quoted), rest));
+    }
+    if is_word(first) {
+        let (word, rest) = until(text.find(|c: char| !is_word(c)));
+        return Some((Piece::Word(word), rest));
+    }
+    let (mark, rest) = until(Some(first.len_utf8()));
+    Some((Piece::Mark(mark), rest))
+}
+
+fn pieces(text: &str) -> impl Iterator<Item = Piece<'_>> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let (found, after) = piece(rest)?;
+        rest = after;
+        Some(found)
+    })
+}
+
+fn rename(text: &str, names: &BTreeMap<String, String>) -> String {
+    let renamed = pieces(text).map(|piece| match piece {
+        Piece::Word(word) => names.get(word).map_or(word, String::as_str),
+        other => other.text(),
+    });
+    renamed.collect()
+}
+
+/// Cuts a module into items.
+fn cut(text: &str) -> Parts {
+    let mut parts = Parts::default();
+    let mut item: Vec<Piece<'_>> = Vec::new();
+    let mut depth = 0u32;
+    for piece in pieces(text) {
+        if item.is_empty() && matches!(piece, Piece::Space(_)) {
+            continue;
+        }
+        let first = item.first().map_or("", |p| p.text());
+        let line_ends = matches!(piece, Piece::Space(s) if s.contains('\n') || s.starts_with("//"));
+        if line_ends && matches!(first, ".version" | ".target" | ".address_size" | ".file") {
+            header(&mut parts, &item);
+            item.clear();
+            continue;
+        }
+        item.push(piece);
+        let ends = match piece {
+            Piece::Mark("{" | "(" | "[") => {
+                depth += 1;
+                false
+            }
+            Piece::Mark("}") => {
+                depth = depth.saturating_sub(1);
+                depth == 0 && !item.contains(&Piece::Mark("="))
+            }
+            Piece::Mark(")" | "]") => {
+                depth = depth.saturating_sub(1);
+                false
+            }
+            Piece::Mark(";") => depth == 0,
+            _ => false,
+        };
+        if ends {
+            parts.items.push(classify(&item));
+            item.clear();
+        }
+    }
+    parts
+}
+
+fn header(parts: &mut Parts, item: &[Piece<'_>]) {
+    let mut words = item.iter().filter_map(|p| match p {
+        Piece::Word(word) => Some(*word),
+        _ => None,
+    });
+    match (words.next(), words.next()) {
+        (Some(".version"), Some(version)) => {
+            let (major, minor) = version.split_once('.').unwrap_or((version, "0"));
+            parts.version = (major.parse().unwrap_or(8), minor.parse().unwrap_or(0));
+        }
+        (Some(".target"), Some(target)) => target.clone_into(&mut parts.target),
+        _ => {}
+    }
+}
+
+fn classify(item: &[Piece<'_>]) -> Item {
+    let text: String = item.iter().map(|p| p.text()).collect();
+    let mut linkage = Linkage::Internal;
+    let (mut is_function, mut is_variable) = (false, false);
+    let mut name = "";
+    let mut depth = 0;
+    for piece in item {
+        match piece {
+            Piece::Mark("(" | "[" | "{") => depth += 1,
+            Piece::Mark(")" | "]" | "}") => depth -= 1,
+            Piece::Mark("=") => break,
+            Piece::Word(word) if depth == 0 => match *word {
+                ".extern" => linkage = Linkage::Extern,
+                ".visible" => linkage = Linkage::Visible,
+                ".weak" | ".common" => linkage = Linkage::Weak,
+                ".entry" | ".func" => is_function = true,
+                ".global" | ".const" | ".shared" | ".tex" => is_variable = true,
+                w if w.starts_with(|c: char| c == '.' || c.is_ascii_digit()) => {}
+                w if name.is_empty() && (is_function || is_variable) => name = w,
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+    let has_body = item.last() == Some(&Piece::Mark("}"));
+    Item {
+        name: name.to_owned(),
+        linkage,
+        is_function,
+        is_definition: if is_function {
+            has_body
+        } else {
+            linkage != Linkage::Extern
+        },
+        text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(ptx: &str) -> Image {
+        Image {
+            ptx: format!(".version 8.0 // newest\n.target sm_90\n.address_size 64\n{ptx}"),
+        }
+    }
+
+    fn link(inputs: &[&str]) -> Result<String, LoadError> {
+        let link = Link::new((0, 0, 0));
+        for (i, input) in inputs.iter().enumerate() {
+            link.add(&image(input), &format!("input{i}"))?;
+        }
+        Ok(link.complete()?.to_str().unwrap().to_owned())
+    }
+
+    const USER: &str = "/* { */ .extern .func (.param .b32 r) twice (.param .b32 x);
+.extern .global .align 4 .u32 shared_word;
+.global .align 4 .b8 hidden[4] = {1, 2, 3, 4};
+.visible .entry main() { ret; }";
+    const MAKER: &str = ".visible .func (.param .b32 r) twice (.param .b32 x) { ret; }
+.visible .global .align 4 .u32 shared_word = 5;
+.global .align 4 .b8 hidden[8];
+.weak .func helper() { ret; }";
+
+    #[test]
+    fn declarations_give_way_and_private_names_are_kept_apart() {
+        let text = link(&[USER, MAKER]).unwrap();
+        assert_eq!(text.matches("shared_word").count(), 1, "{text}");
+        assert!(!text.contains(".extern"), "{text}");
+        assert!(text.contains("hidden$link0[4] = {1, 2, 3, 4};"), "{text}");
+        assert!(text.contains("hidden$link1[8]"), "{text}");
+        assert!(ptx::parse(&text).is_ok(), "{text}");
+        // Weak functions: one of them stays, and a strong one wins.
+        let text = link(&[
+            ".weak .func helper() { ret; }",
+            ".weak .func helper() { ret; }",
+            ".visible .func helper() { bar.sync 0; ret; }",
+        ])
+        .unwrap();
+        assert_eq!(text.matches("helper").count(), 1, "{text}");
+        assert!(text.contains("bar.sync"), "{text}");
+    }
+
+    #[test]
+    fn what_is_defined_twice_or_nowhere_is_named() {
+        let twice = link(&[MAKER, MAKER]).unwrap_err();
+        assert_eq!(twice.status, Status::INVALID_PTX);
+        assert!(
+            twice
+                .log
+                .contains("`twice` is defined in input0 and in input1")
+        );
+        let nowhere = link(&[USER, ".visible .func other() { ret; }"]).unwrap_err();
+        assert!(
+            nowhere
+                .log
+                .contains("undefined reference to `twice` in input0")
+        );
+        assert!(nowhere.log.contains("undefined reference to `shared_word`"));
+        assert_eq!(link(&[]).unwrap_err().status, Status::INVALID_VALUE);
+        assert_eq!(link(&["nonsense"]).unwrap_err().status, Status::INVALID_PTX);
+        // What the driver provides and dynamic shared memory need no definition.
+        let provided = ".extern .func (.param .b32 r) vprintf (.param .b64 f, .param .b64 a);
+.extern .shared .align 16 .b8 buffer[];";
+        assert!(link(&[provided, MAKER]).is_ok());
+    }
+
+    #[test]
+    fn texts_and_comments_are_no_items() {
+        let all: Vec<Piece<'_>> = pieces("a \"x;\\\"y\" // b\n/* c; */ .d;").collect();
+        let words = all.iter().filter(|p| !matches!(p, Piece::Space(_)));
+        let words: Vec<&str> = words.map(|p| p.text()).collect();
+        assert_eq!(words, ["a", "\"x;\\\"y\"", ".d", ";"]);
     }
 }

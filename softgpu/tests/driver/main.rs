@@ -13,6 +13,7 @@ mod faults;
 mod graphs;
 mod hopper;
 mod kernels;
+mod links;
 mod memory;
 mod multi_device;
 mod processes;
