@@ -8,6 +8,7 @@ mod support;
 
 mod captures;
 mod code;
+mod control;
 mod dependents;
 mod faults;
 mod graphs;
