@@ -46,7 +46,14 @@ fn pointers_in_device_memory_are_called() {
         let which: Vec<i32> = (0..100).map(|i| i * 7 % 3).collect();
         let (choice, out) = (upload(&which), alloc::<i32>(100));
         let pointers = function(module, "pointers");
-        let launched = launch!(pointers, [2, 1, 1], [64, 1, 1], 0, DEFAULT, [out, choice, 100i32]);
+        let launched = launch!(
+            pointers,
+            [2, 1, 1],
+            [64, 1, 1],
+            0,
+            DEFAULT,
+            [out, choice, 100i32]
+        );
         assert_eq!(launched, OK);
         let apply = |(i, which): (i32, &i32)| match which {
             0 => i + 7,
@@ -79,7 +86,14 @@ fn recursion_of_lanes_at_different_depths() {
     both(|module| {
         let (ack, sorted, sums) = (alloc::<u32>(32), alloc::<i32>(512), alloc::<f64>(32));
         let recursion = function(module, "recursion");
-        let launched = launch!(recursion, [1; 3], [32, 1, 1], 0, DEFAULT, [ack, sorted, sums]);
+        let launched = launch!(
+            recursion,
+            [1; 3],
+            [32, 1, 1],
+            0,
+            DEFAULT,
+            [ack, sorted, sums]
+        );
         assert_eq!(launched, OK);
         let expected: Vec<u32> = (0..32).map(|i| ackermann(i % 3, i % 5)).collect();
         assert_same(&download::<u32>(ack, 32), &expected);
@@ -94,7 +108,9 @@ fn recursion_of_lanes_at_different_depths() {
         };
         let expected: Vec<i32> = (0..32).flat_map(values).collect();
         assert_same(&download::<i32>(sorted, 512), &expected);
-        let expected: Vec<f64> = (0..32u8).map(|i| tree(i % 6, f64::from(i) * 0.25)).collect();
+        let expected: Vec<f64> = (0..32u8)
+            .map(|i| tree(i % 6, f64::from(i) * 0.25))
+            .collect();
         assert_same(&download::<f64>(sums, 32), &expected);
     });
 }
@@ -133,7 +149,10 @@ fn switches_structures_lambdas_and_inline_assembly() {
     both(|module| {
         let out = alloc::<i32>(32);
         let kernel = function(module, "mixed");
-        assert_eq!(launch!(kernel, [1; 3], [32, 1, 1], 0, DEFAULT, [out, 32i32]), OK);
+        assert_eq!(
+            launch!(kernel, [1; 3], [32, 1, 1], 0, DEFAULT, [out, 32i32]),
+            OK
+        );
         let expected: Vec<i32> = (0..32).map(mixed).collect();
         assert_same(&download::<i32>(out, 32), &expected);
     });
