@@ -28,6 +28,7 @@ pub(super) fn initialise(register_fork_handler: impl FnOnce(extern "C" fn())) ->
 
 /// Runs the body of a function that works without `cuInit`.
 pub(super) fn call_any(body: impl FnOnce() -> Result<()>) -> u32 {
+    crate::exec::hosts::attend();
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => Status::SUCCESS.0,
         Ok(Err(status)) => status.0,

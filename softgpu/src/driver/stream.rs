@@ -18,7 +18,7 @@ use parking_lot::{Condvar, Mutex};
 use super::capture::Capture;
 use super::overlap::Kernel;
 use super::status::{Result, Status};
-use crate::exec::Engine;
+use crate::exec::{Engine, hosts};
 
 /// How long a stream's thread waits for more work before it ends.
 const IDLE: Duration = Duration::from_millis(500);
@@ -446,7 +446,7 @@ impl Drop for Stream {
 impl After {
     /// Waits until the point is reached.
     pub fn wait(&self) {
-        self.timeline.wait(self.ticket);
+        hosts::waiting(|| self.timeline.wait(self.ticket));
     }
 
     /// Whether the point is reached.

@@ -14,6 +14,7 @@ use super::status::{Result, Status};
 use super::stream::{After, Health, Op, Stream, poll};
 use super::transfer::{Fill, Mode, Rect};
 use super::words::WordOp;
+use crate::exec::hosts;
 
 /// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`.
 const PROGRAMMATIC_STREAM_SERIALIZATION: u32 = 6;
@@ -133,7 +134,10 @@ impl Task {
             }
             Self::Copy(rect) => Op::Quick(Box::new(move || rect.perform())),
             Self::Fill(fill) => Op::Quick(Box::new(move || fill.perform())),
-            Self::Host(host) => Op::Work(Box::new(move || (host.call)())),
+            Self::Host(host) => Op::Work(Box::new(move || {
+                hosts::attend();
+                (host.call)();
+            })),
             Self::Words(ops) => {
                 if ops.iter().any(WordOp::may_wait) {
                     Op::Work(Box::new(move || perform_words(&ops, &health)))

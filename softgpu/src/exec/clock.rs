@@ -42,6 +42,11 @@ impl Clock {
         nanoseconds.saturating_mul(CYCLES_PER_MICROSECOND) * UNIT / 1000
     }
 
+    /// The ticks of a duration.
+    pub(super) fn ticks_of(duration: std::time::Duration) -> u64 {
+        Self::ticks(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+    }
+
     /// Advances by wall time.
     pub(super) fn add_nanoseconds(&self, nanoseconds: u64) {
         self.add(Self::ticks(nanoseconds));

@@ -9,7 +9,6 @@
 //! are then let go once, since the instruction may time out. If they all come back without having
 //! written anything, read a clock, or polled memory, nothing will ever change.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::access::{LocalMemory, SharedMemory};
@@ -18,7 +17,7 @@ use super::block::Block;
 use super::bulk::WRITE;
 use super::clock::{Clock, Share};
 use super::counters::{Counters, EFFECTS};
-use super::cta::{Cta, Env, Event, LaunchState, Origin, Position, State};
+use super::cta::{Cta, Env, Event, LaunchState, Position, State};
 use super::device;
 use super::inflight::{Action, InFlight, Op, due};
 use super::mbar;
@@ -28,7 +27,7 @@ use super::transfer::Progress;
 use super::warp::{Stop, Warp};
 use super::watch::{Recorder, Recording, Watch, Word};
 use super::wgmma;
-use crate::error::{Fault, FaultKind};
+use crate::error::Fault;
 
 /// Warp instructions that a warp runs at a time.
 const SLICE: u32 = 4096;
@@ -51,10 +50,10 @@ pub(super) enum Outcome {
 /// A cluster of CTAs (one, if the launch has no clusters).
 #[derive(Debug)]
 pub(super) struct Cluster {
-    env: Arc<Env>,
-    st: State,
+    pub(super) env: Arc<Env>,
+    pub(super) st: State,
     /// Warps of all CTAs, by rank and index.
-    warps: Vec<Warp>,
+    pub(super) warps: Vec<Warp>,
     warps_per_cta: usize,
     /// Where the round robin stands.
     next: usize,
@@ -370,7 +369,7 @@ impl Cluster {
         }
         let activity = self.st.settle_tally();
         if !timed || self.stalled_at == Some(activity) {
-            return Err(self.deadlock(env));
+            return Err(self.deadlock());
         }
         let before = self.stalled_at.replace(activity);
         self.st.expire = true;
@@ -389,66 +388,6 @@ impl Cluster {
             self.slice(env, index)?;
         }
         Ok(())
-    }
-
-    /// Names who waits for what.
-    fn deadlock(&self, env: &Env) -> Fault {
-        let mut waits = String::new();
-        let mut first: Option<Origin> = None;
-        for warp in &self.warps {
-            for split in warp.splits.iter() {
-                let line = env.launch.kernel.code[split.pc as usize].line;
-                let origin = warp.origin(split.mask.trailing_zeros(), line);
-                first = first.or(Some(origin));
-                let what = self.describe(env, warp, split.wait);
-                let position = env.positions[warp.rank as usize];
-                if !waits.is_empty() {
-                    waits.push_str("; ");
-                }
-                let _ = write!(
-                    waits,
-                    "CTA {:?} warp {} lanes {:#x} line {line}: {what}",
-                    position.cta, warp.index, split.mask
-                );
-            }
-        }
-        let origin = first.unwrap_or(Origin {
-            rank: 0,
-            warp: 0,
-            lane: 0,
-            line: 0,
-        });
-        env.fault(origin, FaultKind::Deadlock { waits })
-    }
-
-    fn describe(&self, env: &Env, warp: &Warp, wait: Wait) -> String {
-        let cta = &self.st.ctas[warp.rank as usize];
-        match wait {
-            Wait::Run => "runnable".to_owned(),
-            Wait::Converge => format!("other lanes of the warp (live {:#x})", warp.live),
-            Wait::WarpBarrier { members } => format!("bar.warp.sync of {members:#x}"),
-            Wait::Barrier { id, .. } => {
-                let (arrived, count) = cta.barriers[usize::from(id)].progress();
-                let count = count.unwrap_or(cta.live);
-                format!("barrier {id}: {arrived} of {count} threads arrived")
-            }
-            Wait::Cluster { phase } => {
-                let arrived = self.st.barrier.arrived();
-                format!(
-                    "cluster barrier phase {phase}: {arrived} of {} threads",
-                    self.st.live
-                )
-            }
-            Wait::Mbarrier { offset, parity, .. } => {
-                let state = mbar::describe(env, (warp.rank, offset));
-                format!("mbarrier at shared {offset:#x}, phase of parity {parity}: {state}")
-            }
-            Wait::Bulk { pending, .. } => format!("bulk groups, at most {pending}"),
-            Wait::CpAsync { pending } => format!("cp.async groups, at most {pending}"),
-            Wait::Wgmma { pending } => format!("wgmma groups, at most {pending}"),
-            Wait::Sleep { .. } => "sleep".to_owned(),
-            Wait::Grid => "griddepcontrol.wait: the grid before this one".to_owned(),
-        }
     }
 }
 

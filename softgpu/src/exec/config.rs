@@ -1,6 +1,7 @@
 //! The machine's configuration: environment variables, read once.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// What a software machine looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,41 @@ impl Config {
             sms: small("SOFTGPU_SMS", 132, 132),
             host_threads: small("SOFTGPU_THREADS", cores, 1024),
             seed: number("SOFTGPU_SEED"),
+        }
+    }
+}
+
+/// What tools ask for beside the machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tools {
+    /// Idleness after which the machine is searched for a deadlock (`SOFTGPU_DEADLOCK_SECONDS`,
+    /// default 10, never with 0).
+    pub deadlock: Option<Duration>,
+    /// File that gets a JSON line with the schedule's hash per launch (`SOFTGPU_TRACE`).
+    pub trace: Option<String>,
+    /// File that gets a JSON line with all counters per launch (`SOFTGPU_COUNTERS`).
+    pub counters: Option<String>,
+    /// Faults to inject (`SOFTGPU_FAULT`).
+    pub faults: Option<String>,
+}
+
+impl Tools {
+    /// What the environment of this process asks for.
+    pub fn global() -> &'static Self {
+        static TOOLS: OnceLock<Tools> = OnceLock::new();
+        TOOLS.get_or_init(|| Self::from_lookup(|name| std::env::var(name).ok()))
+    }
+
+    /// From named values.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Self {
+        let text = |name: &str| lookup(name).filter(|text| !text.is_empty());
+        let seconds = text("SOFTGPU_DEADLOCK_SECONDS").and_then(|text| text.trim().parse().ok());
+        let deadlock = Some(Duration::from_secs(seconds.unwrap_or(10)));
+        Self {
+            deadlock: deadlock.filter(|limit| !limit.is_zero()),
+            trace: text("SOFTGPU_TRACE"),
+            counters: text("SOFTGPU_COUNTERS"),
+            faults: text("SOFTGPU_FAULT"),
         }
     }
 }

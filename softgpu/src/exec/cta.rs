@@ -87,6 +87,21 @@ pub(super) struct Origin {
     pub(super) line: u32,
 }
 
+/// The last arrival at a barrier, for reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Arrived {
+    pub(super) rank: u32,
+    pub(super) warp: u32,
+    pub(super) line: u32,
+}
+
+/// mbarriers whose last arrival a CTA remembers; more share the places.
+const ARRIVALS: usize = 32;
+
+fn arrival_slot(offset: u32) -> usize {
+    offset as usize / 8 % ARRIVALS
+}
+
 /// What does not change while a cluster runs.
 #[derive(Debug)]
 pub(super) struct Env {
@@ -183,6 +198,8 @@ pub(super) struct Cta {
     waiting: [u32; EVENTS],
     pub(super) warpgroups: Vec<Warpgroup>,
     pub(super) mbarriers: Lives,
+    pub(super) last_at_barrier: [Option<Arrived>; BARRIERS],
+    last_at_mbarrier: [Option<(u32, Arrived)>; ARRIVALS],
 }
 
 impl Cta {
@@ -199,7 +216,21 @@ impl Cta {
                 .map(|_| Warpgroup::default())
                 .collect(),
             mbarriers: Lives::default(),
+            last_at_barrier: [None; BARRIERS],
+            last_at_mbarrier: [None; ARRIVALS],
         }
+    }
+
+    /// Notes an arrival at the mbarrier at an offset.
+    pub(super) fn note_arrival(&mut self, offset: u32, arrived: Arrived) {
+        self.last_at_mbarrier[arrival_slot(offset)] = Some((offset, arrived));
+    }
+
+    /// The last arrival at the mbarrier at an offset.
+    pub(super) fn last_at_mbarrier(&self, offset: u32) -> Option<Arrived> {
+        let last = self.last_at_mbarrier[arrival_slot(offset)];
+        last.filter(|(at, _)| *at == offset)
+            .map(|(_, arrived)| arrived)
     }
 
     pub(super) fn wake(&mut self, event: Event) {

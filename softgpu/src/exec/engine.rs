@@ -128,6 +128,7 @@ impl Engine {
 
     /// Starts a launch that may overlap with its neighbours in a stream.
     pub fn submit_after(&self, launch: Launch, chain: Chain, done: Done) -> u64 {
+        super::hosts::attend();
         let shared = &self.shared;
         let checked = check(&shared.config, &launch);
         let ready = checked.and_then(|need| Ok((prepare(shared, launch, chain)?, need)));
@@ -174,6 +175,12 @@ impl Engine {
         }
     }
 
+    /// How long (in device time) nothing may happen before the machine is searched for a deadlock;
+    /// never with `None`. At first it is what `SOFTGPU_DEADLOCK_SECONDS` says.
+    pub fn set_deadlock_limit(&self, limit: Option<std::time::Duration>) {
+        self.shared.scheduler.lock().set_limit(limit);
+    }
+
     /// Executes a launch and waits for its end.
     ///
     /// # Errors
@@ -185,7 +192,7 @@ impl Engine {
         };
         let name = launch.kernel.name().to_owned();
         self.submit(launch, Box::new(done));
-        receiver.recv().unwrap_or_else(|_| {
+        super::hosts::waiting(|| receiver.recv()).unwrap_or_else(|_| {
             let what = "the launch was dropped".to_owned();
             Err(launch_fault(name, FaultKind::Internal { what }))
         })

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 use super::access::{SHARED_OFFSET_MASK, SHARED_WINDOW, shared_rank};
-use super::cta::{Env, Event, State};
+use super::cta::{Arrived, Env, Event, State};
 use super::inflight::{Action, Op, due};
 use super::inst::LaneFault;
 use super::kernel::Sys;
@@ -291,6 +291,12 @@ impl Warp {
                     no_complete,
                 };
                 let mut token = 0;
+                let arrived = Arrived {
+                    rank: self.rank,
+                    warp: self.index,
+                    line: instr.line,
+                };
+                st.ctas[place.0 as usize].note_arrival(place.1, arrived);
                 change(env, st, place, |barrier| {
                     token = barrier.encode();
                     barrier.arrive(arrive)

@@ -20,14 +20,16 @@ use std::time::{Duration, Instant};
 
 use super::clock::Clock;
 use super::cluster::{Cluster, Outcome, Site};
-use super::config::Config;
+use super::config::{self, Config};
 use super::counters::Counters;
 use super::cta::{LaunchState, Position};
 use super::engine::Done;
+use super::hosts::Sample;
+use super::report;
 use super::residency::{Need, Residency};
 use super::seed::Choice;
 use super::watch::{Reason, Watch};
-use crate::error::Fault;
+use crate::error::{Fault, FaultKind};
 
 /// Every so many turns a new cluster begins although begun ones have work.
 const FRESH_TURN: u64 = 64;
@@ -39,6 +41,15 @@ const WATCHING: Duration = Duration::from_micros(100);
 
 /// Parked clusters looked at before each turn while there is other work.
 const GLANCE: usize = 32;
+
+/// Limits of idleness that loops may take which read a clock, and so may end by themselves.
+const TIMED_LIMITS: u64 = 12;
+
+/// Since when nothing has happened.
+struct Quiet {
+    since: u64,
+    hosts: Sample,
+}
 
 /// A cluster in the queue.
 pub(super) struct Entry {
@@ -146,6 +157,9 @@ pub(super) struct Scheduler {
     idle_since: Option<Instant>,
     turns: u64,
     choice: Choice,
+    quiet: Option<Quiet>,
+    /// Clock ticks of idleness after which the machine is searched for a deadlock.
+    limit: Option<u64>,
     /// Schedules replay, so time is not taken from the wall.
     seeded: bool,
 }
@@ -182,6 +196,8 @@ impl Scheduler {
             idle_since: None,
             turns: 0,
             choice: Choice::new(config.seed, u64::MAX),
+            quiet: None,
+            limit: config::Tools::global().deadlock.map(Clock::ticks_of),
             seeded: config.seed.is_some(),
         }
     }
@@ -275,6 +291,9 @@ impl Scheduler {
             // Everyone gets another turn before the machine sleeps again.
             self.idle_turns = 0;
             self.idle_rounds += 1;
+            if self.running == 0 {
+                self.search_deadlock(clock.now());
+            }
             return Next::Sleep(self.pass_idle_time(clock));
         }
         if self.begun.is_empty() && self.fresh.is_empty() {
@@ -362,6 +381,64 @@ impl Scheduler {
         self.idle_turns = 0;
         self.idle_rounds = 0;
         self.idle_since = None;
+        self.quiet = None;
+    }
+
+    /// Changes how long the machine must be idle before it is searched for a deadlock.
+    pub(super) fn set_limit(&mut self, limit: Option<Duration>) {
+        self.limit = limit.map(Clock::ticks_of);
+    }
+
+    /// Ends launches that nothing can bring forward, after a long time in which nothing happened.
+    fn search_deadlock(&mut self, now: u64) {
+        let Some(limit) = self.limit else { return };
+        let quiet = self.quiet.get_or_insert_with(|| Quiet {
+            since: now,
+            hosts: Sample::take(),
+        });
+        let timed = !self.begun.is_empty() || self.parked.iter().any(|p| p.watch.until.is_some());
+        let factor = if timed { TIMED_LIMITS } else { 1 };
+        if now.saturating_sub(quiet.since) < limit.saturating_mul(factor) {
+            return;
+        }
+        if quiet.hosts.is_helpless() {
+            self.end_deadlock();
+        } else {
+            self.quiet = None;
+        }
+    }
+
+    fn end_deadlock(&mut self) {
+        let parked = self.parked.iter().map(|parked| &parked.entry);
+        let entries: Vec<_> = self.begun.iter().chain(parked).collect();
+        let clusters = entries.iter().filter_map(|entry| match &entry.work {
+            Work::Begun(cluster) => Some(cluster),
+            Work::Fresh { .. } => None,
+        });
+        let waits: Vec<_> = clusters.flat_map(|cluster| cluster.waits()).collect();
+        let mut text = report::join(&waits);
+        for (id, grid) in &self.grids {
+            if grid.next < grid.total {
+                let (left, name) = (grid.total - grid.next, grid.launch.kernel.name());
+                text += &format!("; kernel {name} launch {id}: {left} clusters wait for room");
+            }
+        }
+        for entry in entries {
+            if let Work::Begun(cluster) = &entry.work {
+                let launch = cluster.launch();
+                let mut fault = launch.fault.lock();
+                if fault.is_none() {
+                    let mut found = cluster.deadlock();
+                    found.kind = FaultKind::Deadlock {
+                        waits: text.clone(),
+                    };
+                    *fault = Some(found);
+                }
+                launch.aborted.store(true, Ordering::Relaxed);
+            }
+        }
+        self.release(|_| true);
+        self.stir();
     }
 
     /// Takes an entry back after its turn.

@@ -9,7 +9,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use super::access::MemCtx;
 use super::barrier::{Arrival, Reduction};
-use super::cta::{Env, Event, State};
+use super::cta::{Arrived, Env, Event, State};
 use super::group::Until;
 use super::inst::LaneFault;
 use super::kernel::{RESERVED_SHARED, Sys};
@@ -214,6 +214,8 @@ impl Warp {
                 all: lanes.count_ones(),
             },
         };
+        let (rank, warp, line) = (self.rank, self.index, instr.line);
+        cta.last_at_barrier[usize::try_from(id).unwrap_or(0)] = Some(Arrived { rank, warp, line });
         let done = barrier.arrive(arrival, live);
         let done = done.map_err(|misuse| fault(format!("barrier {id}: {misuse}")))?;
         if done {

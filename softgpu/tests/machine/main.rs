@@ -7,6 +7,7 @@
 
 mod asynchronous;
 mod cluster;
+mod deadlock;
 mod engine;
 mod harness;
 mod ring;

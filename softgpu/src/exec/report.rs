@@ -1,0 +1,153 @@
+//! The wait-for graph of warps that cannot go on.
+
+use std::fmt::Write as _;
+
+use super::access::transfer::Mode;
+use super::cluster::Cluster;
+use super::cta::{Arrived, Env, Origin};
+use super::mbar;
+use super::regs::Slot;
+use super::split::{Split, Wait};
+use super::warp::Warp;
+use crate::error::{Fault, FaultKind};
+use crate::ir::Class;
+
+/// Lines of a report; the rest is counted.
+const MOST: usize = 64;
+
+/// One split of a warp, and what it waits for.
+#[derive(Debug, Clone)]
+pub(super) struct Waiting {
+    pub(super) origin: Origin,
+    pub(super) text: String,
+}
+
+/// Joins the lines of a report.
+pub(super) fn join(waits: &[Waiting]) -> String {
+    let mut text = String::new();
+    for waiting in waits.iter().take(MOST) {
+        if !text.is_empty() {
+            text.push_str("; ");
+        }
+        text.push_str(&waiting.text);
+    }
+    if waits.len() > MOST {
+        let _ = write!(text, "; and {} more", waits.len() - MOST);
+    }
+    text
+}
+
+fn by(arrived: Option<Arrived>) -> String {
+    arrived.map_or_else(
+        || "nobody has arrived".to_owned(),
+        |Arrived { rank, warp, line }| {
+            format!("last arrival by rank {rank} warp {warp} at PTX line {line}")
+        },
+    )
+}
+
+impl Cluster {
+    /// The waits of all warps.
+    pub(super) fn waits(&self) -> Vec<Waiting> {
+        let env = &*self.env;
+        let mut found = Vec::new();
+        for warp in &self.warps {
+            for split in warp.splits.iter() {
+                let line = env.launch.kernel.code[split.pc as usize].line;
+                let what = self.describe(env, warp, split);
+                let [x, y, z] = env.positions[warp.rank as usize].cta;
+                let text = format!(
+                    "kernel {} launch {} device {} CTA ({x},{y},{z}) warp {} lanes {:#x} line {line}: {what}",
+                    env.launch.kernel.name(),
+                    env.launch.id,
+                    env.launch.device,
+                    warp.index,
+                    split.mask,
+                );
+                let origin = warp.origin(split.mask.trailing_zeros(), line);
+                found.push(Waiting { origin, text });
+            }
+        }
+        found
+    }
+
+    /// The fault of a cluster that can never go on.
+    pub(super) fn deadlock(&self) -> Fault {
+        let waits = self.waits();
+        let origin = waits.first().map_or(
+            Origin {
+                rank: 0,
+                warp: 0,
+                lane: 0,
+                line: 0,
+            },
+            |waiting| waiting.origin,
+        );
+        let waits = join(&waits);
+        self.env.fault(origin, FaultKind::Deadlock { waits })
+    }
+
+    fn describe(&self, env: &Env, warp: &Warp, split: &Split) -> String {
+        let cta = &self.st.ctas[warp.rank as usize];
+        match split.wait {
+            Wait::Run => polled(env, warp, split),
+            Wait::Converge => format!("other lanes of the warp (live {:#x})", warp.live),
+            Wait::WarpBarrier { members } => format!("bar.warp.sync of {members:#x}"),
+            Wait::Barrier { id, .. } => {
+                let (arrived, count) = cta.barriers[usize::from(id)].progress();
+                let count = count.unwrap_or(cta.live);
+                let last = by(cta.last_at_barrier[usize::from(id)]);
+                format!("barrier {id}: {arrived} of {count} threads arrived, {last}")
+            }
+            Wait::Cluster { phase } => {
+                let arrived = self.st.barrier.arrived();
+                let live = self.st.live;
+                format!("cluster barrier phase {phase}: {arrived} of {live} threads")
+            }
+            Wait::Mbarrier { offset, parity, .. } => {
+                let state = mbar::describe(env, (warp.rank, offset));
+                let last = by(cta.last_at_mbarrier(offset));
+                format!("mbarrier at shared {offset:#x}, phase of parity {parity}: {state}, {last}")
+            }
+            Wait::Bulk { pending, .. } => format!("bulk groups, at most {pending}"),
+            Wait::CpAsync { pending } => format!("cp.async groups, at most {pending}"),
+            Wait::Wgmma { pending } => format!("wgmma groups, at most {pending}"),
+            Wait::Sleep { .. } => "sleep".to_owned(),
+            Wait::Grid => "griddepcontrol.wait: the grid before this one".to_owned(),
+        }
+    }
+}
+
+/// What a spinning split polls: the polls of the loop, with the addresses and values of its first
+/// lane.
+fn polled(env: &Env, warp: &Warp, split: &Split) -> String {
+    if !split.spin.hot {
+        return "runnable".to_owned();
+    }
+    let kernel = &env.launch.kernel;
+    let lane = split.mask.trailing_zeros();
+    let mut text = "spins".to_owned();
+    for pc in split.pc..=split.spin.branch {
+        let (inst, info) = (&kernel.code[pc as usize], kernel.access[pc as usize]);
+        if info.poll == 0 {
+            continue;
+        }
+        let class = if inst.c.0 & Mode::WIDE != 0 {
+            Class::B64
+        } else {
+            Class::B32
+        };
+        let base = warp.regs.value_u64(inst.a, class, lane);
+        let address = base.wrapping_add(inst.imm);
+        let seen = kernel.polls[info.poll as usize - 1].first();
+        let seen = seen.map_or(0, |reg| {
+            warp.regs.value_u64(Slot(reg.slot), reg.class, lane)
+        });
+        let _ = write!(
+            text,
+            ", polls {address:#x} and sees {seen:#x} at PTX line {}",
+            inst.line
+        );
+    }
+    text
+}
