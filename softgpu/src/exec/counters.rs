@@ -262,6 +262,10 @@ fn is_clock(instr: &Instr) -> bool {
 /// The columns that one instruction adds to.
 pub(super) fn columns(instr: &Instr) -> Tally {
     let mut tally = [0; COLUMNS];
+    if matches!(instr.op, Op::WgmmaTouch { .. }) {
+        // No instruction of the program.
+        return tally;
+    }
     tally[class(&instr.op) as usize] = 1;
     tally[EFFECTS] = u32::from(has_effect(instr));
     tally[POLLS] = u32::from(is_poll(instr));

@@ -177,7 +177,9 @@ pub(super) fn events(wait: Wait) -> &'static [Event] {
         Wait::Barrier { .. } => &[Event::Barrier],
         Wait::Cluster { .. } => &[Event::Cluster],
         Wait::Mbarrier { .. } => &[Event::Mbarrier, Event::Time],
-        Wait::Bulk { .. } | Wait::CpAsync { .. } | Wait::Wgmma { .. } => &[Event::Async],
+        Wait::Bulk { .. } | Wait::CpAsync { .. } | Wait::Wgmma { .. } | Wait::WgmmaDone { .. } => {
+            &[Event::Async]
+        }
         Wait::Sleep { .. } | Wait::Grid => &[Event::Time],
     }
 }

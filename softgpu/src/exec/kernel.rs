@@ -76,6 +76,8 @@ pub struct Kernel {
     pub(super) returns: Vec<u32>,
     /// It reads where the system's shared memory is.
     uses_reserved: bool,
+    /// It has instructions that may touch registers of a wgmma in flight.
+    pub(super) watched: bool,
 }
 
 impl Kernel {
@@ -84,7 +86,8 @@ impl Kernel {
     /// # Errors
     /// An instruction that no part of the executor implements, or a branch to a block that does
     /// not exist.
-    pub fn new(function: Function) -> Result<Self, PtxError> {
+    pub fn new(mut function: Function) -> Result<Self, PtxError> {
+        let watched = super::touch::watch(&mut function);
         let mut decoder = Decoder::new(&function);
         for block in &function.blocks {
             for instr in &block.instrs {
@@ -113,6 +116,7 @@ impl Kernel {
             prefix: decoder.prefix,
             consts: decoder.bank.finish(),
             uses_reserved,
+            watched,
             routines: routines.collect(),
             returns: decoder.returns,
             slots: slots.max(function.slots),
@@ -355,6 +359,7 @@ fn is_machine(op: &Op) -> bool {
             | Op::Wgmma(_)
             | Op::WgmmaCommit
             | Op::WgmmaWait(_)
+            | Op::WgmmaTouch { .. }
             | Op::Elect { .. }
             | Op::Activemask
             | Op::Vote(_)

@@ -49,6 +49,7 @@ mod seed;
 mod split;
 mod system;
 mod tensormap;
+mod touch;
 mod transfer;
 mod warp;
 mod warpops;

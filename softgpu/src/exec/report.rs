@@ -111,6 +111,7 @@ impl Cluster {
             }
             Wait::Bulk { pending, .. } => format!("bulk groups, at most {pending}"),
             Wait::CpAsync { pending } => format!("cp.async groups, at most {pending}"),
+            Wait::WgmmaDone { number } => format!("wgmma {number} of the warpgroup"),
             Wait::Wgmma { pending } => format!("wgmma groups, at most {pending}"),
             Wait::Sleep { .. } => "sleep".to_owned(),
             Wait::Grid => "griddepcontrol.wait: the grid before this one".to_owned(),

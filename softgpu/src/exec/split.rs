@@ -33,6 +33,8 @@ pub(super) enum Wait {
     CpAsync { pending: u32 },
     /// wgmma groups.
     Wgmma { pending: u32 },
+    /// The completion of the wgmma of that number; the instruction then executes again.
+    WgmmaDone { number: u64 },
     /// The end of the grid before this one in the stream.
     Grid,
     /// Virtual time, or the cluster's next turn: sleeping may end early.

@@ -157,7 +157,12 @@ impl Warp {
                 let done = self.copies.at_most(mask, pending, Until::Done);
                 Ok(finished(done, Wait::CpAsync { pending }))
             }
-            Op::Wgmma(shape) => self.wgmma(st, (instr, at), shape),
+            Op::Wgmma(shape) => self.wgmma(env, st, (instr, at), shape),
+            Op::WgmmaTouch { .. } => {
+                let group = &st.ctas[self.rank as usize].warpgroups[self.index as usize / 4];
+                let completed = group.completed();
+                self.wgmma.open.touch(&env.launch.kernel, instr, completed)
+            }
             Op::WgmmaCommit => {
                 self.wgmma.commit();
                 Ok(Step::Next)
@@ -165,7 +170,7 @@ impl Warp {
             Op::WgmmaWait(pending) => {
                 let pending = *pending;
                 let group = &st.ctas[self.rank as usize].warpgroups[self.index as usize / 4];
-                let done = self.wgmma.at_most(group, pending);
+                let done = self.wgmma.at_most(&env.launch.kernel, group, pending);
                 Ok(finished(done, Wait::Wgmma { pending }))
             }
             _ => self.warp_operation(ctx, site),

@@ -766,9 +766,13 @@ impl Warp {
                 self.copies.settle(&st.inflight);
                 self.copies.at_most(split.mask, pending, Until::Done)
             }
+            Wait::WgmmaDone { number } => {
+                let group = &cta.warpgroups[self.index as usize / 4];
+                return (group.completed() >= number, true, false);
+            }
             Wait::Wgmma { pending } => {
                 let group = &cta.warpgroups[self.index as usize / 4];
-                self.wgmma.at_most(group, pending)
+                self.wgmma.at_most(&env.launch.kernel, group, pending)
             }
             Wait::Sleep { until, turn } => turn != st.turn || st.cycles() >= until,
             Wait::Grid => env.launch.dependence.pending().is_none(),

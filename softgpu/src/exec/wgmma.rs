@@ -14,7 +14,9 @@ use std::collections::VecDeque;
 use super::cta::{Env, Event, Origin, State};
 use super::inflight::{Action, Op, due};
 use super::inst::{Code, LaneFault};
+use super::kernel::Kernel;
 use super::regs::Slot;
+use super::touch::Open;
 use super::warp::{Step, Warp};
 use crate::error::{Fault, FaultKind};
 use crate::ir::{self, Instr, Operand};
@@ -54,11 +56,21 @@ pub(super) struct WarpIssue {
     issued: u64,
     /// For each committed group, the operations issued until then.
     groups: VecDeque<u64>,
+    /// The same for groups that no wait has covered, complete or not.
+    uncovered: VecDeque<u64>,
+    pub(super) open: Open,
+}
+
+impl Warpgroup {
+    /// Operations completed since the start.
+    pub(super) fn completed(&self) -> u64 {
+        self.completed
+    }
 }
 
 impl WarpIssue {
     /// Whether all but the `pending` youngest groups are complete.
-    pub(super) fn at_most(&mut self, group: &Warpgroup, pending: u32) -> bool {
+    pub(super) fn at_most(&mut self, kernel: &Kernel, group: &Warpgroup, pending: u32) -> bool {
         while self
             .groups
             .front()
@@ -66,12 +78,21 @@ impl WarpIssue {
         {
             self.groups.pop_front();
         }
-        self.groups.len() <= pending as usize
+        if self.groups.len() > pending as usize {
+            return false;
+        }
+        let mut covered = 0;
+        while self.uncovered.len() > pending as usize {
+            covered = self.uncovered.pop_front().unwrap_or(covered);
+        }
+        self.open.cover(kernel, covered);
+        true
     }
 
     /// `wgmma.commit_group`.
     pub(super) fn commit(&mut self) {
         self.groups.push_back(self.issued);
+        self.uncovered.push_back(self.issued);
     }
 }
 
@@ -86,6 +107,7 @@ impl Warp {
     /// Issues `wgmma.mma_async`.
     pub(super) fn wgmma(
         &mut self,
+        env: &Env,
         st: &mut State,
         (instr, at): (&Instr, usize),
         shape: &ir::Wgmma,
@@ -118,6 +140,8 @@ impl Warp {
         let group = &mut st.ctas[self.rank as usize].warpgroups[number as usize];
         let place = usize::try_from(self.wgmma.issued - group.completed).unwrap_or(usize::MAX);
         self.wgmma.issued += 1;
+        let issued = self.wgmma.issued;
+        (self.wgmma.open).issue(&env.launch.kernel, (issued, mine.pc));
         match group.queue.get_mut(place) {
             None => group.queue.push_back(mine),
             Some(op) if (op.pc, op.a, op.b, op.accumulate) != (mine.pc, a, b, accumulate) => {

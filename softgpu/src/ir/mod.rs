@@ -637,6 +637,12 @@ pub enum Op {
     WgmmaCommit,
     /// `wgmma.wait_group n`.
     WgmmaWait(u32),
+    /// Put in by the executor: the next instruction reads `src` and writes `dst`, which a wgmma in
+    /// flight may own; `copy` for a plain `mov`.
+    WgmmaTouch {
+        /// The next instruction is `mov`.
+        copy: bool,
+    },
     /// `setmaxnreg`: `inc` and the register count.
     Setmaxnreg {
         /// `.inc`.

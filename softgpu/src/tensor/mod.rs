@@ -19,7 +19,7 @@ pub mod convert;
 pub mod copy;
 pub mod format;
 pub mod map;
-pub(crate) mod mma;
+pub mod mma;
 pub mod model;
 pub mod operand;
 pub mod reduce;

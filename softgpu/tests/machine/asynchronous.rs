@@ -257,11 +257,21 @@ fn faults_of_copies_name_the_instruction() {
     assert_eq!((fault.kind, fault.line), (illegal, 11));
 }
 
-/// One wgmma of ones on accumulators of 5: what the registers hold before the wait and after it.
-fn wgmma(seed: Option<u64>) -> (Vec<u32>, Vec<u32>) {
+/// A kernel that issues a wgmma of ones on accumulators %f1 to %f4 of 5, and then `rest`; %rd4 is
+/// where the thread's eight results go, %rd2 the descriptor, and WGMMA(a) another such wgmma.
+fn in_flight(rest: &str, seed: Option<u64>) -> Result<Vec<u32>, softgpu::error::Fault> {
+    let wgmma = |list: &str| {
+        format!(
+            "wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {{{list}}}, %rd2, %rd2, %p1, 1, 1;"
+        )
+    };
+    let first = wgmma("%f1, %f2, %f3, %f4");
+    let second = wgmma("%f5, %f6, %f7, %f8");
+    let rest = rest.replace("AGAIN;", &first).replace("OTHER;", &second);
     let k = kernel(
         1,
-        r"
+        &format!(
+            r"
         .shared .align 1024 .b8 tiles[4096];
         .reg .b32 %r<12>; .reg .f32 %f<12>; .reg .b64 %rd<12>; .reg .pred %p<4>;
         ld.param.u64 %rd1, [p0];
@@ -270,45 +280,109 @@ fn wgmma(seed: Option<u64>) -> (Vec<u32>, Vec<u32>) {
         shl.b32 %r3, %r1, 5;
         add.u32 %r3, %r2, %r3;
         mov.u32 %r4, 0x38383838;
-        st.shared.v4.u32 [%r3], {%r4, %r4, %r4, %r4};
-        st.shared.v4.u32 [%r3+16], {%r4, %r4, %r4, %r4};
+        st.shared.v4.u32 [%r3], {{%r4, %r4, %r4, %r4}};
+        st.shared.v4.u32 [%r3+16], {{%r4, %r4, %r4, %r4}};
+        shl.b32 %r6, %r1, 4;
+        cvt.u64.u32 %rd3, %r6;
+        add.u64 %rd4, %rd1, %rd3;
         fence.proxy.async.shared::cta;
         bar.sync 0;
         shr.u32 %r5, %r2, 4;
         or.b32 %r5, %r5, 0x00080000;
-        mov.b64 %rd2, {%r5, 16};
+        mov.b64 %rd2, {{%r5, 16}};
         mov.f32 %f1, 0f40A00000; mov.f32 %f2, 0f40A00000;
         mov.f32 %f3, 0f40A00000; mov.f32 %f4, 0f40A00000;
+        mov.f32 %f5, 0f40A00000; mov.f32 %f6, 0f40A00000;
+        mov.f32 %f7, 0f40A00000; mov.f32 %f8, 0f40A00000;
         setp.eq.u32 %p1, %r2, %r2;
         wgmma.fence.sync.aligned;
-        wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {%f1, %f2, %f3, %f4}, %rd2, %rd2, %p1, 1, 1;
+        {first}
         wgmma.commit_group.sync.aligned;
-        shl.b32 %r6, %r1, 5;
-        cvt.u64.u32 %rd3, %r6;
-        add.u64 %rd4, %rd1, %rd3;
-        st.global.v4.f32 [%rd4], {%f1, %f2, %f3, %f4};
-        wgmma.wait_group.sync.aligned 0;
-        st.global.v4.f32 [%rd4+16], {%f1, %f2, %f3, %f4};
-        ret;",
+        {rest}
+        ret;"
+        ),
     );
-    let out = Words::on(0, 1024);
+    let out = Words::on(0, 512);
     let machine = crate::harness::machine(1, seed);
-    let counters = machine.run(launch(&k, 1, 128, &[out.address])).unwrap();
-    assert_eq!(counters.wgmma_macs, 64 * 8 * 32);
-    let words = out.read();
-    let half = |which: usize| words.chunks(4).skip(which).step_by(2).flatten().copied();
-    (half(0).collect(), half(1).collect())
+    machine.run(launch(&k, 1, 128, &[out.address]))?;
+    Ok(out.read())
 }
 
-#[test]
-fn accumulators_change_when_a_wgmma_completes() {
-    let (before, after) = wgmma(None);
-    assert_words(&before, |_| 5f32.to_bits());
-    assert_words(&after, |_| 37f32.to_bits());
-    for seed in 0..8 {
-        let (_, after) = wgmma(Some(seed));
-        assert_words(&after, |_| 37f32.to_bits());
+const SEEDS: [Option<u64>; 5] = [None, Some(0), Some(1), Some(2), Some(3)];
+
+/// Runs under several seeds and expects one value in all results.
+fn accumulates(rest: &str, value: f32) {
+    for seed in SEEDS {
+        let words =
+            in_flight(rest, seed).unwrap_or_else(|fault| panic!("{seed:?} {rest}: {fault}"));
+        assert_words(&words, |_| value.to_bits());
     }
+}
+
+/// Runs under several seeds and expects a complaint about a register in flight.
+fn is_refused(rest: &str) {
+    for seed in SEEDS {
+        let Err(fault) = in_flight(rest, seed) else {
+            panic!("{seed:?} {rest}: no fault");
+        };
+        let FaultKind::IllegalInstruction { what } = &fault.kind else {
+            panic!("{seed:?} {rest}: {fault}");
+        };
+        assert!(what.contains("no wait_group has covered"), "{rest}: {what}");
+    }
+}
+
+const STORE: &str = "st.global.v4.f32 [%rd4], {%f1, %f2, %f3, %f4};";
+const STORE_OTHER: &str = "st.global.v4.f32 [%rd4], {%f5, %f6, %f7, %f8};";
+const WAIT: &str = "wgmma.wait_group.sync.aligned 0;";
+const COMMIT: &str = "wgmma.commit_group.sync.aligned;";
+
+#[test]
+fn accumulators_belong_to_a_wgmma_until_the_wait() {
+    accumulates(&format!("{WAIT} {STORE}"), 37.0);
+    // More wgmmas on the same accumulators, and others, need no wait.
+    accumulates(&format!("AGAIN; {COMMIT} {WAIT} {STORE}"), 69.0);
+    accumulates(
+        &format!("AGAIN; AGAIN; OTHER; {COMMIT} {WAIT} {STORE}"),
+        101.0,
+    );
+    // A wait for all but the youngest group covers the older ones.
+    let partial = "wgmma.wait_group.sync.aligned 1;";
+    accumulates(&format!("OTHER; {COMMIT} {partial} {STORE} {WAIT}"), 37.0);
+    is_refused(&format!("OTHER; {COMMIT} {partial} {STORE_OTHER} {WAIT}"));
+    is_refused(&format!("AGAIN; {COMMIT} {partial} {STORE} {WAIT}"));
+    // Reads and writes, also of some lanes, and waits for nothing.
+    is_refused(&format!("{STORE} {WAIT}"));
+    is_refused(&format!(
+        "add.f32 %f9, %f1, %f1; {WAIT} st.global.f32 [%rd4], %f9;"
+    ));
+    is_refused(&format!("ld.global.f32 %f2, [%rd4]; {WAIT} {STORE}"));
+    is_refused(&format!(
+        "setp.eq.u32 %p2, %r1, 70; @%p2 mul.f32 %f3, %f1, %f1; {WAIT} {STORE}"
+    ));
+    is_refused(&format!("AGAIN; {WAIT} {STORE} {COMMIT} {WAIT}"));
+    // An instruction that no lane executes touches nothing.
+    accumulates(
+        &format!("setp.eq.u32 %p2, %r1, 700; @%p2 add.f32 %f3, %f9, %f9; {WAIT} {STORE}"),
+        37.0,
+    );
+}
+
+/// Compilers carry accumulators from name to name between wgmmas.
+#[test]
+fn copies_of_accumulators_in_flight_wait() {
+    let copy = "mov.f32 %f5, %f1; mov.f32 %f6, %f2; mov.f32 %f7, %f3; mov.f32 %f8, %f4;";
+    accumulates(
+        &format!("{copy} OTHER; {COMMIT} {WAIT} {STORE_OTHER}"),
+        69.0,
+    );
+    accumulates(
+        &format!(
+            "{copy} OTHER; {COMMIT} {WAIT} add.f32 %f5, %f5, %f1; add.f32 %f6, %f6, %f2;
+            add.f32 %f7, %f7, %f3; add.f32 %f8, %f8, %f4; {STORE_OTHER}"
+        ),
+        69.0 + 37.0,
+    );
 }
 
 #[test]

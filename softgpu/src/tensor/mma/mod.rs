@@ -50,7 +50,7 @@ enum Kind {
 
 /// A validated instruction.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Multiply {
+pub struct Multiply {
     mma: Mma,
     kind: Kind,
 }
@@ -60,7 +60,7 @@ impl Multiply {
     ///
     /// # Errors
     /// `IllegalInstruction` for types that do not go together.
-    pub(crate) fn new(mma: &Mma) -> Result<Self, FaultKind> {
+    pub fn new(mma: &Mma) -> Result<Self, FaultKind> {
         use MmaTy::{B1, BF16, E4M3, E5M2, F16, F32, F64, S4, S8, TF32, U4, U8};
         let float = |format| {
             let d = accumulator(mma.d)?;
@@ -102,7 +102,8 @@ impl Multiply {
 
     /// D from the registers of A, B and C, as many as [`Mma::operand_registers`] and
     /// [`Mma::accumulator_registers`] say; not for f64.
-    pub(crate) fn execute(&self, a: &[[u32; 32]], b: &[[u32; 32]], c: &[[u32; 32]]) -> Registers {
+    #[must_use]
+    pub fn execute(&self, a: &[[u32; 32]], b: &[[u32; 32]], c: &[[u32; 32]]) -> Registers {
         if self.kind == Kind::Quad {
             return quad::multiply(&self.mma, a, b, c);
         }
@@ -198,12 +199,8 @@ impl Multiply {
     }
 
     /// [`Self::execute`] for f64.
-    pub(crate) fn execute_f64(
-        &self,
-        a: &[[f64; 32]],
-        b: &[[f64; 32]],
-        c: &[[f64; 32]],
-    ) -> Vec<[f64; 32]> {
+    #[must_use]
+    pub fn execute_f64(&self, a: &[[f64; 32]], b: &[[f64; 32]], c: &[[f64; 32]]) -> Vec<[f64; 32]> {
         let (m, _, k) = self.mma.shape;
         let (m, k) = (usize::from(m), usize::from(k));
         let per_k = m / 8;

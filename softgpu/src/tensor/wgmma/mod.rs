@@ -18,7 +18,7 @@ pub(in crate::tensor) mod simd;
 mod tests;
 
 use self::integer::Integers;
-use self::simd::Level;
+pub use self::simd::Level;
 use super::format::Format;
 use super::model::{Accumulator, Family, Mma};
 use super::operand::K_BYTES;
@@ -139,6 +139,20 @@ impl Tile {
         d: &mut Accumulators<'_>,
         addend: Addend,
     ) -> Result<(), FaultKind> {
+        self.multiply_add_at(Level::best(), (a, b), d, addend)
+    }
+
+    /// [`Self::multiply_add`] with given vector extensions.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn multiply_add_at(
+        &self,
+        level: Level,
+        (a, b): (&[u8], &[u8]),
+        d: &mut Accumulators<'_>,
+        addend: Addend,
+    ) -> Result<(), FaultKind> {
         if a.len() != A_BYTES || b.len() != self.b_bytes() || d.registers() != self.registers() {
             return Err(FaultKind::IllegalInstruction {
                 what: format!(
@@ -162,7 +176,7 @@ impl Tile {
                     b,
                     addend,
                 };
-                fast::multiply_add(Level::best(), &task, d);
+                fast::multiply_add(level, &task, d);
             }
             Kind::Int { kind, saturate } => {
                 let task = integer::Task {
@@ -173,7 +187,7 @@ impl Tile {
                     b,
                     addend,
                 };
-                integer::multiply_add(Level::best(), &task, d);
+                integer::multiply_add(level, &task, d);
             }
         }
         Ok(())

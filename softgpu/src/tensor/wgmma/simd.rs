@@ -111,9 +111,9 @@ fn double(d: &mut [f64], a: &[f64], b: &[f64], k: usize) {
     }
 }
 
-/// How far the CPU goes.
+/// Vector extensions that the CPU has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::tensor) struct Level(Isa);
+pub struct Level(Isa);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Isa {
@@ -126,7 +126,7 @@ enum Isa {
 
 impl Level {
     /// All levels that this CPU has, the fastest first.
-    pub(super) fn available() -> impl Iterator<Item = Self> {
+    pub fn available() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
         let avx2 = is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
@@ -147,7 +147,8 @@ impl Level {
     }
 
     /// The fastest level of this CPU.
-    pub(in crate::tensor) fn best() -> Self {
+    #[must_use]
+    pub fn best() -> Self {
         Self::available().next().unwrap_or(Self(Isa::Portable))
     }
 
