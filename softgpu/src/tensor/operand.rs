@@ -93,7 +93,7 @@ pub fn gather(
     shared: &[u8],
     packed: &mut [u8],
 ) -> Result<(), FaultKind> {
-    check(descriptor, operand, packed)?;
+    check(operand, packed)?;
     let rows = packed[..operand.rows * K_BYTES].chunks_exact_mut(K_BYTES);
     match operand.major {
         Major::K => {
@@ -123,7 +123,7 @@ pub fn gather(
     Ok(())
 }
 
-fn check(descriptor: Descriptor, operand: Operand, packed: &[u8]) -> Result<(), FaultKind> {
+fn check(operand: Operand, packed: &[u8]) -> Result<(), FaultKind> {
     let illegal = |what: &str| {
         Err(FaultKind::IllegalInstruction {
             what: format!("wgmma operand {operand:?}: {what}"),
