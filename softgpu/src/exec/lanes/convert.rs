@@ -15,7 +15,7 @@ use std::marker::PhantomData;
 
 use super::half::{Float, canonical64};
 use super::map::{Map, maps};
-use super::round::{Format, Mode, RELU, SAT, SATFINITE, Tf32};
+use super::round::{FTZ, Format, Mode, RELU, SAT, SATFINITE, Tf32};
 use super::round::{finish, input, round_to, saturate};
 use super::value::{Bf16, F16, Value};
 use crate::ir::Ty;
@@ -207,7 +207,7 @@ pub(crate) trait Source: Value {
 impl<T: Float> Source for T {
     #[inline(always)]
     fn exact(self, imm: u64) -> f64 {
-        input::<T::Format>(self.decode(), imm)
+        input::<T::Format>(self.decode(), flushing::<T::Format>(imm))
     }
 }
 
@@ -226,6 +226,16 @@ pub(crate) trait Target: Value {
     fn from_integer(value: u64, field: u64, imm: u64) -> Self;
 }
 
+/// `.ftz` of a conversion is for f32, and so for what has its exponents: the subnormals of f16 stay.
+#[inline(always)]
+fn flushing<F: Format>(imm: u64) -> u64 {
+    if F::MIN_EXPONENT == -126 {
+        imm
+    } else {
+        imm & !FTZ
+    }
+}
+
 /// Rounding, saturation and `.relu` of a conversion.
 #[inline(always)]
 fn fit<F: Format>(x: f64, imm: u64) -> f64 {
@@ -234,7 +244,8 @@ fn fit<F: Format>(x: f64, imm: u64) -> f64 {
     } else {
         x
     };
-    finish::<F>(round_to::<F>(limited, Mode::of(imm)), imm)
+    let rounded = round_to::<F>(limited, Mode::of(imm));
+    finish::<F>(rounded, flushing::<F>(imm))
 }
 
 impl<T: Float> Target for T {

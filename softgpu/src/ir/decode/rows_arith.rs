@@ -307,9 +307,11 @@ pub(super) const ROWS: &[Row] = &[
     row("fns", ":b32",                               "d0,s0,s0,s0", |_, _| rare(Arith::Fns)),
 
     row("setp", "@cmp .ftz? :word",                  "dp/p,s0,s0", |m, _| setp(m)),
-    row("setp", "@cmp .ftz? :half",                  "dp/p,s0,s0", |m, _| setp(m)),
+    row("setp", "@cmp .ftz? :f16|bf16",              "dp,s0,s0", |m, _| setp(m)),
+    row("setp", "@cmp .ftz? :f16x2|bf16x2",          "dp/p,s0,s0", |m, _| setp(m)),
     row("setp", "@cmp @bool .ftz? :word",            "dp/p,s0,s0,sp", |m, _| setp(m)),
-    row("setp", "@cmp @bool .ftz? :half",            "dp/p,s0,s0,sp", |m, _| setp(m)),
+    row("setp", "@cmp @bool .ftz? :f16|bf16",        "dp,s0,s0,sp", |m, _| setp(m)),
+    row("setp", "@cmp @bool .ftz? :f16x2|bf16x2",    "dp/p,s0,s0,sp", |m, _| setp(m)),
     row("set", "@cmp .ftz? :truth :word",            "d0,s1,s1", |m, _| set(m)),
     row("set", "@cmp .ftz? :truth :half",            "d0,s1,s1", |m, _| set(m)),
     row("set", "@cmp @bool .ftz? :truth :word",      "d0,s1,s1,sp", |m, _| set(m)),
