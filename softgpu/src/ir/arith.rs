@@ -1,6 +1,6 @@
 //! The rarer register-only instructions: one variant of [`Op`](super::Op) for all of them.
 
-use super::{BoolOp, Ty};
+use super::{BoolOp, Ty, Video};
 
 /// A register-only instruction off the beaten track.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,6 +71,8 @@ pub enum Arith {
         /// Parts are signed.
         signed: bool,
     },
+    /// Video instructions.
+    Video(Video),
 }
 
 /// What `testp` asks for.

@@ -13,6 +13,7 @@ pub(crate) mod decode;
 mod display;
 pub mod lower;
 mod matrix;
+mod video;
 
 pub use arith::{Arith, FloatClass};
 pub use asynchronous::{
@@ -24,6 +25,7 @@ pub use control::{
 };
 pub use matrix::{BitOp, Fragments, Layout, Mma, WmmaAccess, WmmaMatrix};
 use smallvec::SmallVec;
+pub use video::{Second, Video, VideoOp};
 
 /// Operand and memory element types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -85,6 +85,12 @@ pub(crate) enum Operand {
     /// `!p`.
     Not(Sym),
     Number(Number),
+    /// `-r`, `r.b1`, `-r.h0`: of video instructions. The part is without its dot.
+    Part {
+        name: Sym,
+        negated: bool,
+        part: Option<Sym>,
+    },
     /// `[base+offset]`.
     Address(Base, i64),
     /// `[base+offset, {coordinates}]`.

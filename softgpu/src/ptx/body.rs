@@ -200,8 +200,17 @@ impl Parser<'_> {
                 if self.at(b'+') || self.at(b'-') {
                     return Ok(Operand::Offset(name, self.offset()?));
                 }
-                Ok(Operand::Name(name))
+                let (name, part) = self.part(name);
+                Ok(match part {
+                    None => Operand::Name(name),
+                    part => Operand::Part {
+                        name,
+                        negated: false,
+                        part,
+                    },
+                })
             }
+            Tok::Punct(b'-') if self.lexer.at_word() => self.negative(),
             Tok::Punct(b'!') => {
                 self.advance()?;
                 if let Tok::Word(name) = self.token.tok {
@@ -215,6 +224,32 @@ impl Parser<'_> {
             }
             _ => self.expected("an operand"),
         }
+    }
+
+    /// Takes the part of a register off its name: `%r1.b0`, `%r1.h10`.
+    fn part(&mut self, word: Sym) -> (Sym, Option<Sym>) {
+        let text = self.name(word);
+        let Some((name, part)) = text.rsplit_once('.') else {
+            return (word, None);
+        };
+        let digits = part.strip_prefix(['b', 'h']).unwrap_or("");
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            return (word, None);
+        }
+        let names = &mut self.lexer.names;
+        (names.intern(name), Some(names.intern(part)))
+    }
+
+    /// A register with a minus.
+    fn negative(&mut self) -> Result<Operand, PtxError> {
+        self.expect(b'-')?;
+        let word = self.expect_word("a register")?;
+        let (name, part) = self.part(word);
+        Ok(Operand::Part {
+            name,
+            negated: true,
+            part,
+        })
     }
 
     fn address(&mut self) -> Result<Operand, PtxError> {

@@ -71,7 +71,7 @@ pub(crate) struct Interner<'a> {
 }
 
 impl<'a> Interner<'a> {
-    fn intern(&mut self, word: &'a str) -> Sym {
+    pub(crate) fn intern(&mut self, word: &'a str) -> Sym {
         if let Some(&sym) = self.index.get(word) {
             return sym;
         }
@@ -179,6 +179,11 @@ impl<'a> Lexer<'a> {
                 _ => self.at += 1,
             }
         }
+    }
+
+    /// Whether a word follows without a blank.
+    pub(crate) fn at_word(&self) -> bool {
+        is_word_start(self.peek(0))
     }
 
     pub(crate) fn next(&mut self) -> Result<Token, PtxError> {

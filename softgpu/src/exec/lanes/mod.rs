@@ -26,6 +26,7 @@ pub(crate) mod round;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod value;
+mod video;
 
 pub use encode::{encode, encode_for};
 pub use isa::Isa;

@@ -11,6 +11,7 @@ mod rows_async;
 mod rows_matrix;
 mod rows_memory;
 mod rows_misc;
+mod rows_video;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -20,6 +21,19 @@ use smallvec::SmallVec;
 use crate::ir::{Op, Special};
 use modifiers::{Item, Mods};
 use pattern::Pattern;
+
+/// The parts of a register that an operand of a video instruction means.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Lane {
+    /// `-r`.
+    pub(crate) negated: bool,
+    /// `.h…` rather than `.b…`.
+    pub(crate) halves: bool,
+    /// Parts named; 0 for none.
+    pub(crate) count: u8,
+    /// The parts, last digit first.
+    pub(crate) index: [u8; 4],
+}
 
 /// What the operands of an instruction fix statically.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +48,8 @@ pub(crate) struct Fixed {
     /// Blocks that label operands name.
     pub(crate) targets: Vec<u32>,
     pub(crate) special: Option<Special>,
+    /// Parts that the operands of a video instruction name, in order.
+    pub(crate) lanes: SmallVec<[Lane; 4]>,
     /// Discarded parts of an unpacking `mov`.
     pub(crate) sink: u8,
     /// Parts of a packing or unpacking `mov`.
@@ -95,6 +111,7 @@ static TABLE: LazyLock<HashMap<&'static str, Vec<Form>>> = LazyLock::new(|| {
         rows_async::ROWS,
         rows_matrix::ROWS,
         rows_misc::ROWS,
+        rows_video::ROWS,
     ]
     .into_iter()
     .flatten()

@@ -152,7 +152,10 @@ pub(super) fn callee_of(call: &Instruction) -> Option<Sym> {
 /// Adds the names that an operand mentions.
 pub(super) fn names_of(operand: &Operand, out: &mut HashSet<Sym>) {
     match operand {
-        Operand::Name(sym) | Operand::Offset(sym, _) | Operand::Not(sym) => {
+        Operand::Name(sym)
+        | Operand::Offset(sym, _)
+        | Operand::Not(sym)
+        | Operand::Part { name: sym, .. } => {
             out.insert(*sym);
         }
         Operand::Address(base, _) => base_name(*base, out),

@@ -20,6 +20,7 @@ mod body;
 mod call;
 mod context;
 mod graph;
+mod lane;
 mod layout;
 mod live;
 mod names;

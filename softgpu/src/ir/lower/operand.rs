@@ -26,15 +26,15 @@ pub(super) struct Lowered {
 }
 
 /// Collects the operands of one instruction.
-struct Gather<'b, 'c, 'm> {
+pub(super) struct Gather<'b, 'c, 'm> {
     builder: &'b mut Builder<'c, 'm>,
     mods: &'b Mods,
-    pos: Pos,
+    pub(super) pos: Pos,
     before: Vec<Instr>,
     after: Vec<Instr>,
     dst: SmallVec<[Reg; 2]>,
     src: SmallVec<[Value; 4]>,
-    fixed: Fixed,
+    pub(super) fixed: Fixed,
     /// A special register may stand for a value.
     reads_specials: bool,
 }
@@ -162,7 +162,7 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
         Ok(())
     }
 
-    fn word(&self, sym: Sym) -> &'m str {
+    pub(super) fn word(&self, sym: Sym) -> &'m str {
         self.builder.context.module.word(sym)
     }
 
@@ -227,6 +227,8 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
             Role::VecSrc => self.vector(operand, Self::wide_source),
             Role::Unpack => self.unpack(operand),
             Role::Pack => self.pack(operand),
+            Role::LaneSrc => self.lane_source(operand),
+            Role::LaneDst => self.lane_destination(operand),
             Role::Special => {
                 if let Operand::Name(sym) = operand {
                     self.fixed.special = self.builder.context.special(*sym);
@@ -302,7 +304,7 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
             .syntax(format!("register `{name}` is {has}, {wants} wanted"))
     }
 
-    fn destination(&mut self, operand: &Operand, ty: Ty) -> Result<(), PtxError> {
+    pub(super) fn destination(&mut self, operand: &Operand, ty: Ty) -> Result<(), PtxError> {
         let Operand::Name(sym) = operand else {
             return Err(self.pos.syntax("a destination must be a register"));
         };
@@ -408,7 +410,7 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
         Ok(())
     }
 
-    fn source(&mut self, operand: &Operand, ty: Ty) -> Result<(), PtxError> {
+    pub(super) fn source(&mut self, operand: &Operand, ty: Ty) -> Result<(), PtxError> {
         let value = match operand {
             Operand::Name(sym) => match self.value_of(*sym, ty, 0)? {
                 Some(value) => value,

@@ -6,8 +6,9 @@ use crate::exec::lanes::compare::combination;
 use crate::exec::lanes::rare::{
     self, A_SIGNED, B_SIGNED, CLAMP, HIGH, Lop3Pred, SATURATE, SIGNED_PARTS, Testp,
 };
+use crate::exec::lanes::video::{self, VideoBody};
 use crate::exec::regs::Slot;
-use crate::ir::{Arith, BoolOp, Class, FloatClass, Ty};
+use crate::ir::{Arith, BoolOp, Class, FloatClass, Ty, Video};
 
 /// The bits whose conditions hold.
 fn flags<const N: usize>(list: [(bool, u64); N]) -> u64 {
@@ -52,6 +53,7 @@ impl Encoder<'_> {
             }
             Arith::Lop3Pred { table, combine } => self.lop3_pred(table, combine),
             Arith::Testp(class, ty) => self.testp(class, ty),
+            Arith::Video(form) => self.video(form),
             Arith::CvtPack { bits, signed } => {
                 let imm = u64::from(bits) | flags([(signed, SIGNED_PARTS)]);
                 match self.instr.src.len() {
@@ -71,6 +73,17 @@ impl Encoder<'_> {
         inst.c = self.source(2, Class::B32)?;
         let (p, q) = (self.target(1, Class::Pred)?, self.predicate(3)?);
         inst.list = Some([p, Slot(q.0)].into());
+        Some(inst)
+    }
+
+    fn video(&mut self, form: Video) -> Option<Inst> {
+        let mut inst = self.body::<VideoBody>(0);
+        inst.dst = self.target(0, Class::B32)?;
+        inst.a = self.source(0, Class::B32)?;
+        inst.b = self.source(1, Class::B32)?;
+        let third = if self.instr.src.len() > 2 { 2 } else { 0 };
+        inst.c = self.source(third, Class::B32)?;
+        inst.list = Some(video::words(form).into());
         Some(inst)
     }
 
