@@ -11,7 +11,7 @@
 //! | `x` | source or destination register that may be wider than the type (`x` = source, `X` = destination) |
 //! | `V`, `v` | `.v2`/`.v4` list of destinations or sources, a single one without `.vN` |
 //! | `m`, `k` | list of parts of an unpacking or packing `mov` |
-//! | `y`, `Y` | source or destination u32 of a video instruction, with sign and parts |
+//! | `b`, `B` | source or destination u32 of a video instruction, with sign and parts |
 //! | `r` | special register |
 //! | `aN`, `as`, `ag` | `[address]` in space modifier N, shared, or generic; its offset goes into the operation |
 //! | `fN`, `fs`, `fg` | the same with its offset added beforehand |
@@ -129,8 +129,8 @@ fn role(item: &str) -> Role {
         ("v", _) => Role::VecSrc,
         ("m", _) => Role::Unpack,
         ("k", _) => Role::Pack,
-        ("y", _) => Role::LaneSrc,
-        ("Y", _) => Role::LaneDst,
+        ("b", _) => Role::LaneSrc,
+        ("B", _) => Role::LaneDst,
         ("r", _) => Role::Special,
         ("a", _) => Role::Address(place(rest)),
         ("f", _) => Role::Folded(place(rest)),

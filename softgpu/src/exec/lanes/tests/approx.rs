@@ -222,33 +222,71 @@ fn division() {
     }
 }
 
+/// The bounds of the ISA for the 16-bit formats: `ex2` relative 2^-9.9 (f16) and 2^-7 (bf16), `tanh`
+/// absolute 2^-10.987 (f16) and 2^-8 (bf16). Below the normal range of f16 half a unit is all that
+/// there is; subnormal bf16 are flushed by `ex2`.
 #[test]
-fn sixteen_bits() {
-    let all: Vec<Vec<u64>> = (0..0x1_0000).step_by(3).map(|x| vec![x]).collect();
-    let op = Op::FloatUnary(FloatUn::Ex2, Ty::F16, APPROX);
-    let shape = Shape::new(op, &[Class::B32], &[Class::B32]);
-    shape.check_with(all, |case, got| {
-        let value = |raw: u64| half::f16::from_bits(raw as u16).to_f64();
-        let exact = value(case[0]).exp2();
-        let want = if exact >= 65520.0 {
+fn every_value_of_sixteen_bits() {
+    let half = |raw: u64| half::f16::from_bits(raw as u16).to_f64();
+    let brain = |raw: u64| half::bf16::from_bits(raw as u16).to_f64();
+    let ex2 = |value: &dyn Fn(u64) -> f64, bound: f64, limits: (f64, f64), case: u64, got: u64| {
+        let exact = value(case).exp2();
+        let want = if exact >= limits.1 {
             f64::INFINITY
         } else {
             exact
         };
-        let near = close(value(got), want, Bound::Relative(2f64.powf(-9.9)));
-        let tiny = want < 2f64.powi(-14) && (value(got) - want).abs() <= 2f64.powi(-25);
-        if near || tiny {
-            Ok(())
-        } else {
-            Err(format!("{want}"))
-        }
-    });
-    let all: Vec<Vec<u64>> = (0..0x1_0000).step_by(3).map(|x| vec![x]).collect();
-    let op = Op::FloatUnary(FloatUn::Tanh, Ty::BF16, APPROX);
-    Shape::new(op, &[Class::B32], &[Class::B32]).check_with(all, |case, got| {
-        let value = |raw: u64| half::bf16::from_bits(raw as u16).to_f64();
-        let want = value(case[0]).tanh();
-        let near = close(value(got), want, Bound::Absolute(2f64.powi(-8)));
-        if near { Ok(()) } else { Err(format!("{want}")) }
-    });
+        // bf16 flushes what f16 has to the half unit.
+        let unit = limits.0 * 2f64.powi(-11);
+        let zero = limits.0 < 2f64.powi(-100) && got == 0;
+        let tiny = exact < limits.0 && ((value(got) - exact).abs() <= unit || zero);
+        close(value(got), want, Bound::Relative(bound)) || tiny
+    };
+    let tanh = |value: &dyn Fn(u64) -> f64, bound: f64, case: u64, got: u64| {
+        close(value(got), value(case).tanh(), Bound::Absolute(bound))
+    };
+    let half_limits = (2f64.powi(-14), 65520.0);
+    let brain_limits = (2f64.powi(-126), 2f64.powi(128) * (1.0 - 2f64.powi(-9)));
+    for (op, ty, pair) in [
+        (FloatUn::Ex2, Ty::F16, Ty::F16x2),
+        (FloatUn::Ex2, Ty::BF16, Ty::BF16x2),
+        (FloatUn::Tanh, Ty::F16, Ty::F16x2),
+        (FloatUn::Tanh, Ty::BF16, Ty::BF16x2),
+    ] {
+        let right = |case: u64, got: u64| match (op, ty) {
+            (FloatUn::Ex2, Ty::F16) => ex2(&half, 2f64.powf(-9.9), half_limits, case, got),
+            (FloatUn::Ex2, _) => ex2(&brain, 2f64.powi(-7), brain_limits, case, got),
+            (_, Ty::F16) => tanh(&half, 2f64.powf(-10.987), case, got),
+            _ => tanh(&brain, 2f64.powi(-8), case, got),
+        };
+        let judge = |case: u64, got: u64| {
+            if right(case, got) {
+                Ok(())
+            } else {
+                Err(format!("within the bound for {case:#x}"))
+            }
+        };
+        let modifiers = FloatMod {
+            ftz: op == FloatUn::Ex2 && ty == Ty::BF16,
+            ..APPROX
+        };
+        let one = Shape::new(
+            Op::FloatUnary(op, ty, modifiers),
+            &[Class::B32],
+            &[Class::B32],
+        );
+        one.check_with((0..0x1_0000).map(|x| vec![x]), |case, got| {
+            judge(case[0], got)
+        });
+        let two = Shape::new(
+            Op::FloatUnary(op, pair, modifiers),
+            &[Class::B32],
+            &[Class::B32],
+        );
+        let pairs = (0..0x1_0000u64).map(|x| vec![x | (x.wrapping_mul(40503) & 0xffff) << 16]);
+        two.check_with(pairs, |case, got| {
+            judge(case[0] & 0xffff, got & 0xffff)?;
+            judge(case[0] >> 16, got >> 16)
+        });
+    }
 }

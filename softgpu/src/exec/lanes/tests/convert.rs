@@ -69,6 +69,20 @@ fn limits(ty: Ty) -> (i128, i128) {
     }
 }
 
+/// Every value of 16 bits.
+fn all16() -> impl Iterator<Item = Vec<u64>> {
+    (0..0x1_0000).map(|x| vec![x])
+}
+
+/// Cases for a source: every value of the narrow types, where the result may be inexact.
+fn integers_of(ty: Ty, to: Format) -> Vec<Vec<u64>> {
+    let mut cases = integers();
+    if ty.bytes() <= 2 && to.bits == 16 {
+        cases.extend(all16());
+    }
+    cases
+}
+
 fn integers() -> Vec<Vec<u64>> {
     let mut cases = random(160, 1, 21);
     for bit in 0..64 {
@@ -126,7 +140,7 @@ fn integers_to<F: Float>(format: Format) {
                 &[format.class],
                 &[class(from)],
             );
-            shape.check(format.bits, integers(), |case| {
+            shape.check(format.bits, integers_of(from, format), |case| {
                 let number = number(from, case[0]);
                 format.result(F::from_i128_r(number, round).value)
             });
@@ -155,6 +169,10 @@ fn floats_to_integers<F: Float>(format: Format) {
                 let sign = if i % 2 == 0 { 0 } else { format.sign() };
                 vec![format.result(scaled) | sign]
             }));
+            // Of the types that differ in nothing but their limits a few are enough.
+            if format.bits == 16 && matches!(to, Ty::S8 | Ty::U16 | Ty::S32 | Ty::U64) {
+                cases.extend(all16());
+            }
             shape.check(to.bytes() * 8, cases, |case| {
                 let x = value::<F>(case[0]);
                 if x.is_nan() {
@@ -183,6 +201,9 @@ fn between<A: Float + FloatConvert<B>, B: Float>(from: Format, to: Format) {
         let mut cases = product(&[&from.edges()]);
         cases.extend(random(3200, 1, 23));
         cases.extend(around::<A>(from));
+        if from.bits == 16 {
+            cases.extend(all16());
+        }
         shape.check(to.bits, cases, |case| {
             let x = value::<A>(case[0]);
             if (from.ty, to.ty) == (Ty::BF16, Ty::F32) && x.is_nan() {
@@ -358,7 +379,7 @@ fn pairs_of_fp8() {
 /// All codes, and back.
 #[test]
 fn fp8_to_halves_and_back() {
-    let all: Vec<Vec<u64>> = (0..0x1_0000u64).step_by(7).map(|x| vec![x]).collect();
+    let all: Vec<Vec<u64>> = all16().collect();
     let to_half = |x: u64, e4m3: bool| {
         let single = |x: u64| {
             let wide: (Half, bool) = if e4m3 {
@@ -407,6 +428,69 @@ fn fp8_to_halves_and_back() {
             }
         });
     }
+}
+
+/// Every half in the low part, with another one above it, through f32.
+#[test]
+fn every_half_to_fp8() {
+    let cases = || (0..0x1_0000u64).map(|x| vec![x | (x.wrapping_mul(40503) & 0xffff) << 16]);
+    let single = |half: u64| {
+        let wide: Single = value::<Half>(half).convert(&mut false).value;
+        wide.to_bits() as u64
+    };
+    for relu in [false, true] {
+        for (to, e4m3) in [(Ty::E4M3x2, true), (Ty::E5M2x2, false)] {
+            let op = Op::Cvt {
+                to,
+                from: Ty::F16x2,
+                modifiers: FloatMod::default(),
+                satfinite: true,
+                relu,
+            };
+            Shape::new(op, &[Class::B32], &[Class::B32]).check(16, cases(), |case| {
+                let code = |half: u64| {
+                    let x = single(half & 0xffff);
+                    if e4m3 {
+                        item::<Float8E4M3FN>(x, 0x7f, true, relu)
+                    } else {
+                        item::<Float8E5M2>(x, 0x7f, true, relu)
+                    }
+                };
+                code(case[0] >> 16) << 8 | code(case[0])
+            });
+        }
+    }
+}
+
+/// `.ftz` is for f32: what is subnormal as f16 stays.
+#[test]
+fn flushing_spares_halves() {
+    let modifiers = FloatMod {
+        ftz: true,
+        ..FloatMod::default()
+    };
+    let op = |to, from| Op::Cvt {
+        to,
+        from,
+        modifiers,
+        satfinite: false,
+        relu: false,
+    };
+    let widen = Shape::new(op(Ty::F32, Ty::F16), &[Class::B32], &[Class::B32]);
+    widen.check(32, all16(), |case| {
+        let wide: Single = value::<Half>(case[0]).convert(&mut false).value;
+        F32.result(wide)
+    });
+    let narrow = Shape::new(op(Ty::F16, Ty::F32), &[Class::B32], &[Class::B32]);
+    narrow.check(16, around::<Single>(F32), |case| {
+        let x = value::<Single>(case[0]);
+        let x = if x.is_denormal() {
+            value::<Single>(case[0] & 0x8000_0000)
+        } else {
+            x
+        };
+        F16.result(FloatConvert::<Half>::convert(x, &mut false).value)
+    });
 }
 
 /// The code whose value a half has, found among all codes.
