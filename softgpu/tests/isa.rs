@@ -35,6 +35,8 @@
 //! parameters. A buffer with content and without `expect` must not change; an `expect` without
 //! values waits for SOFTGPU_BLESS.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;

@@ -56,84 +56,85 @@ fn nesting_needs_no_stack() {
     }
 }
 
+const NUMBERS: [&str; 20] = [
+    "4294967295",
+    "4294967296",
+    "2147483648",
+    "0xffffffffffffffff",
+    "18446744073709551615",
+    "18446744073709551616",
+    "-1",
+    "0",
+    "-9223372036854775808",
+    "0x7fffffffffffffff",
+    "99999999999999999999999999999999999999",
+    "0b1111",
+    "07777777777777777777777777",
+    "1e999",
+    "0f7f800000",
+    "0d7ff0000000000000",
+    "0x",
+    "1U",
+    "0xffU",
+    "00000000000000000000",
+];
+const MODULE: [&str; 18] = [
+    ".global .u32 x[N];",
+    ".global .align N .u32 x;",
+    ".global .u64 x[2] = {N, N};",
+    ".global .u8 x[N] = {1};",
+    ".const .u64 x[N][N];",
+    ".shared .b8 x[N];",
+    ".extern .shared .b8 x[N];",
+    ".file N \"a\"",
+    ".entry k(.param .b8 p[N]) { ret; }",
+    ".entry k(.param .align N .b8 p[4]) { ret; }",
+    ".entry k() .maxntid N, N, N { ret; }",
+    ".entry k() .reqntid N { ret; }",
+    ".entry k() .maxnreg N { ret; }",
+    ".entry k() .reqnctapercluster N { ret; }",
+    ".entry k() .minnctapersm N { ret; }",
+    ".global .u64 y; .global .u64 x = y+N;",
+    ".func f(.param .b8 p[N]) { ret; }",
+    ".common .global .u8 x[N];",
+];
+const BODY: [&str; 27] = [
+    ".reg .b32 %r<N>;",
+    ".reg .pred p<N>; .reg .b64 d<N>;",
+    ".local .b8 x[N];",
+    ".shared .b8 x[N];",
+    ".shared .align N .b8 x[4];",
+    ".param .b8 x[N];",
+    ".reg .b32 a; mov.b32 a, N;",
+    ".reg .b64 a; mov.b64 a, N;",
+    ".reg .b32 a; ld.global.u32 a, [N];",
+    ".reg .b32 a; ld.param.u32 a, [p+N];",
+    ".reg .b64 a; ld.global.u64 a, [a+N];",
+    "bar.sync N, N;",
+    ".reg .b32 a; shf.l.wrap.b32 a, a, a, N;",
+    ".reg .b32 a; lop3.b32 a, a, a, a, N;",
+    "setmaxnreg.inc.sync.aligned.u32 N;",
+    "cp.async.wait_group N;",
+    "wgmma.wait_group.sync.aligned N;",
+    "nanosleep.u32 N;",
+    ".reg .b64 a; alloca.u64 a, N;",
+    ".reg .b32 a; .reg .b64 b; cp.async.ca.shared.global [a], [b], N;",
+    ".reg .b32 a; shfl.sync.idx.b32 a, a, N, N, N;",
+    ".reg .pred q; .reg .b64 b; mbarrier.try_wait.parity.shared.b64 q, [N], N, N;",
+    ".reg .b64 a; mov.b64 a, p+N;",
+    ".loc N N N",
+    ".pragma \"N\";",
+    ".reg .v4 .b32 v<N>;",
+    ".local .align 8 .b8 a[N], b[N], c[N];",
+];
+
 #[test]
 fn huge_numbers_are_refused() {
-    let numbers = [
-        "4294967295",
-        "4294967296",
-        "2147483648",
-        "0xffffffffffffffff",
-        "18446744073709551615",
-        "18446744073709551616",
-        "-1",
-        "0",
-        "-9223372036854775808",
-        "0x7fffffffffffffff",
-        "99999999999999999999999999999999999999",
-        "0b1111",
-        "07777777777777777777777777",
-        "1e999",
-        "0f7f800000",
-        "0d7ff0000000000000",
-        "0x",
-        "1U",
-        "0xffU",
-        "00000000000000000000",
-    ];
-    let module = [
-        ".global .u32 x[N];",
-        ".global .align N .u32 x;",
-        ".global .u64 x[2] = {N, N};",
-        ".global .u8 x[N] = {1};",
-        ".const .u64 x[N][N];",
-        ".shared .b8 x[N];",
-        ".extern .shared .b8 x[N];",
-        ".file N \"a\"",
-        ".entry k(.param .b8 p[N]) { ret; }",
-        ".entry k(.param .align N .b8 p[4]) { ret; }",
-        ".entry k() .maxntid N, N, N { ret; }",
-        ".entry k() .reqntid N { ret; }",
-        ".entry k() .maxnreg N { ret; }",
-        ".entry k() .reqnctapercluster N { ret; }",
-        ".entry k() .minnctapersm N { ret; }",
-        ".global .u64 y; .global .u64 x = y+N;",
-        ".func f(.param .b8 p[N]) { ret; }",
-        ".common .global .u8 x[N];",
-    ];
-    let body = [
-        ".reg .b32 %r<N>;",
-        ".reg .pred p<N>; .reg .b64 d<N>;",
-        ".local .b8 x[N];",
-        ".shared .b8 x[N];",
-        ".shared .align N .b8 x[4];",
-        ".param .b8 x[N];",
-        ".reg .b32 a; mov.b32 a, N;",
-        ".reg .b64 a; mov.b64 a, N;",
-        ".reg .b32 a; ld.global.u32 a, [N];",
-        ".reg .b32 a; ld.param.u32 a, [p+N];",
-        ".reg .b64 a; ld.global.u64 a, [a+N];",
-        "bar.sync N, N;",
-        ".reg .b32 a; shf.l.wrap.b32 a, a, a, N;",
-        ".reg .b32 a; lop3.b32 a, a, a, a, N;",
-        "setmaxnreg.inc.sync.aligned.u32 N;",
-        "cp.async.wait_group N;",
-        "wgmma.wait_group.sync.aligned N;",
-        "nanosleep.u32 N;",
-        ".reg .b64 a; alloca.u64 a, N;",
-        ".reg .b32 a; .reg .b64 b; cp.async.ca.shared.global [a], [b], N;",
-        ".reg .b32 a; shfl.sync.idx.b32 a, a, N, N, N;",
-        ".reg .pred q; .reg .b64 b; mbarrier.try_wait.parity.shared.b64 q, [N], N, N;",
-        ".reg .b64 a; mov.b64 a, p+N;",
-        ".loc N N N",
-        ".pragma \"N\";",
-        ".reg .v4 .b32 v<N>;",
-        ".local .align 8 .b8 a[N], b[N], c[N];",
-    ];
-    for number in numbers {
-        for text in module {
+    for number in NUMBERS {
+        for text in MODULE {
             survive("module", &format!("{HEAD}{}\n", text.replace('N', number)));
         }
-        for text in body {
+        for text in BODY {
             survive("body", &entry(&text.replace('N', number)));
         }
         survive(
@@ -143,15 +144,17 @@ fn huge_numbers_are_refused() {
     }
 }
 
+/// A line many times, `#` replaced by its number.
+fn many(count: usize, line: &str) -> String {
+    let mut text = String::new();
+    for i in 0..count {
+        writeln!(text, "{}", line.replace('#', &i.to_string())).unwrap();
+    }
+    text
+}
+
 #[test]
-fn long_texts_are_read_in_proportion() {
-    let many = |count: usize, line: &str| {
-        let mut text = String::new();
-        for i in 0..count {
-            writeln!(text, "{}", line.replace('#', &i.to_string())).unwrap();
-        }
-        text
-    };
+fn many_statements_are_read_in_proportion() {
     survive("registers", &entry(&many(60_000, ".reg .b32 r#;")));
     survive(
         "scopes in a row",
@@ -190,6 +193,10 @@ fn long_texts_are_read_in_proportion() {
         "entries",
         &(HEAD.to_owned() + &many(20_000, ".entry k#() { ret; }")),
     );
+}
+
+#[test]
+fn long_statements_are_read_in_proportion() {
     survive(
         "one line",
         &entry(&many(60_000, "mov.b32 r, #;").replace('\n', " ")),
