@@ -1,4 +1,5 @@
-//! Instructions: one test per file of `tests/isa/`. `cargo test -p softgpu --test isa FILTER` runs
+//! Instructions: one test per file of `tests/isa/`, and what only a real GPU can answer, in
+//! `tests/hardware/` (`cargo xtask gpu`). `cargo test -p softgpu --test isa FILTER` runs
 //! those whose name contains FILTER; `SOFTGPU_BLESS=1` rewrites expected values that differ (check
 //! every one of them by other means). Each file runs in a process of its own through the driver
 //! API, so that the same files judge a real GPU.
@@ -23,6 +24,7 @@
 //! //@ unsupported: part of the message   refused, at load or launch, as not implemented
 //! //@ seeds 16                           also under SOFTGPU_SEED = 0 to 15
 //! //@ env SOFTGPU_SMS=2                  an environment variable
+//! //@ record out                         the final content goes to the results of a hardware run
 //! //@ only softgpu                       says nothing about hardware
 //! ```
 //!
@@ -30,7 +32,8 @@
 //! bits, of floats too), `inf`, `nan` (any NaN; expected only), `_` (anything), `a|b` (either).
 //! Items: `value`, `value*4`, `value*` (all that remain) and generators, which fill what remains
 //! or `*n` elements: `iota(start,step)`, `random(seed)` (bits), `uniform(seed)` (floats in [-1, 1)),
-//! `pick(seed,a,b,…)` (one of the values), `copy(buffer,from)` (initial content). Arguments: a buffer's address, `m` a tensor map by value,
+//! `pick(seed,a,b,…)` (one of the values), `wide(seed,m,low,high)` (bits of a float of m mantissa
+//! bits with a biased exponent from low to high), `copy(buffer,from)` (initial content). Arguments: a buffer's address, `m` a tensor map by value,
 //! `&m` the address of one in device memory, `type(values)` bytes. Their sizes must be those of the
 //! parameters. A buffer with content and without `expect` must not change; an `expect` without
 //! values waits for SOFTGPU_BLESS.
@@ -42,26 +45,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use softgpu_conformance::{Outcome, Settings, TestFile, child_main, run_isolated};
+use softgpu_conformance::{Outcome, Seeds, Settings, TestFile, child_main, files, run_isolated};
 
 /// No file needs a tenth of it, even on a busy machine.
 const LIMIT: Duration = Duration::from_mins(3);
 
-fn files() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/isa");
-    let entries = std::fs::read_dir(folder).unwrap();
-    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
-    files.retain(|path| path.extension().is_some_and(|e| e == "ptx"));
-    files.sort();
-    files
-}
-
-fn trial(path: PathBuf, settings: Settings) -> Trial {
-    let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+fn trial((name, path): (String, PathBuf), settings: Settings) -> Trial {
     Trial::test(name, move || {
         let file = TestFile::read(&path)?;
         match run_isolated(&file, &settings) {
             Outcome::Passed => Ok(()),
+            Outcome::Skipped => Err(Failed::from("skipped")),
             Outcome::Failed(why) => Err(Failed::from(why)),
         }
     })
@@ -76,11 +70,15 @@ fn main() -> ExitCode {
     let settings = Settings {
         library: library.to_string_lossy().into_owned(),
         limit: LIMIT,
+        record: None,
+        seeds: Seeds::All,
         coverage: std::env::var_os("SOFTGPU_COVERAGE_DIR").map(PathBuf::from),
     };
-    let trials = files()
-        .into_iter()
-        .map(|path| trial(path, settings.clone()))
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let trials = ["isa", "hardware"]
+        .iter()
+        .flat_map(|folder| files(&tests.join(folder)))
+        .map(|file| trial(file, settings.clone()))
         .collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

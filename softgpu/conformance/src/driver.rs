@@ -38,6 +38,7 @@ macro_rules! api {
 api! {
     fn cuInit(flags: u32);
     fn cuDeviceGet(device: *mut i32, ordinal: i32);
+    fn cuDeviceGetName(name: *mut c_char, length: i32, device: i32);
     fn cuDevicePrimaryCtxRetain(context: *mut u64, device: i32);
     fn cuCtxSetCurrent(context: u64);
     fn cuCtxSynchronize();
@@ -155,6 +156,14 @@ impl Driver {
         call!(self.cuDeviceGet(&raw mut device, ordinal))?;
         call!(self.cuDevicePrimaryCtxRetain(&raw mut context, device))?;
         call!(self.cuCtxSetCurrent(context))
+    }
+
+    /// The name of device 0.
+    pub(crate) fn name(&self) -> Result<String, Code> {
+        let mut name = [0u8; 256];
+        call!(self.cuDeviceGetName(name.as_mut_ptr().cast(), 255, 0))?;
+        let text = CStr::from_bytes_until_nul(&name).unwrap_or_default();
+        Ok(text.to_string_lossy().into_owned())
     }
 
     /// The name of a result code.

@@ -121,6 +121,8 @@ pub struct TestFile {
     pub(crate) seeds: u64,
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) only_softgpu: bool,
+    /// Buffers whose final content is to be recorded.
+    pub(crate) records: Vec<usize>,
 }
 
 /// A directive with its continuation lines.
@@ -185,7 +187,8 @@ impl TestFile {
             return Err("launches nothing".into());
         }
         for (i, buffer) in self.buffers.iter().enumerate() {
-            let expected = self.expectations.iter().any(|e| e.buffer == i);
+            let expected =
+                self.expectations.iter().any(|e| e.buffer == i) || self.records.contains(&i);
             if results && buffer.initial.is_none() && !expected {
                 return Err(format!("nothing is expected of `{}`", buffer.name));
             }
@@ -230,6 +233,10 @@ impl TestFile {
             "env" => {
                 let (name, value) = rest.split_once('=').ok_or("env NAME=VALUE")?;
                 self.environment.push((name.into(), value.into()));
+                Ok(())
+            }
+            "record" => {
+                self.records.push(self.buffer_named(rest)?);
                 Ok(())
             }
             "only" if rest == "softgpu" => {

@@ -10,8 +10,10 @@ mod driver;
 mod file;
 mod parent;
 mod run;
+mod suite;
 mod syntax;
 mod value;
 
 pub use file::TestFile;
-pub use parent::{Outcome, Settings, child_main, run_isolated};
+pub use parent::{Device, Outcome, Seeds, Settings, child_main, probe, run_isolated};
+pub use suite::{Summary, files, run_folder};

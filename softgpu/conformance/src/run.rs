@@ -1,6 +1,8 @@
 //! Runs one test file in this process.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
 
 use crate::bless;
 use crate::compare::first_mismatch;
@@ -13,11 +15,19 @@ const GUARD_BYTE: u8 = 0xDB;
 /// What a buffer without initial content holds.
 const UNWRITTEN: u8 = 0xCD;
 
-/// What a run tells beyond success.
+/// Whether expected values are rewritten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Bless {
     No,
     Yes,
+}
+
+/// What a run does beyond comparing.
+#[derive(Debug, Clone)]
+pub(crate) struct Extras {
+    pub(crate) bless: Bless,
+    /// Where recorded buffers go: a line of name and bytes in hexadecimal for each.
+    pub(crate) record: Option<PathBuf>,
 }
 
 struct Machine<'a> {
@@ -37,7 +47,7 @@ enum End {
 }
 
 /// Runs `file`; the text of what went wrong.
-pub(crate) fn run(driver: &Driver, file: &TestFile, bless: Bless) -> Result<(), String> {
+pub(crate) fn run(driver: &Driver, file: &TestFile, extras: &Extras) -> Result<(), String> {
     driver
         .start(0)
         .map_err(|code| format!("no device: {}", driver.error_name(code)))?;
@@ -54,7 +64,12 @@ pub(crate) fn run(driver: &Driver, file: &TestFile, bless: Bless) -> Result<(), 
     };
     machine.set_up(module)?;
     match machine.launch_all(module)? {
-        End::Done if file.ending == Ending::Results => machine.check(bless),
+        End::Done if file.ending == Ending::Results => {
+            if let Some(path) = &extras.record {
+                machine.record(path)?;
+            }
+            machine.check(extras.bless)
+        }
         end => ended(driver, file, end),
     }
 }
@@ -225,6 +240,22 @@ impl Machine<'_> {
         let bytes = buffer.count * buffer.ty.bytes();
         let read = self.driver.read(self.addresses[index], bytes);
         Ok(buffer.ty.split(&self.said(&buffer.name, read)?))
+    }
+
+    /// Writes the recorded buffers to a file.
+    fn record(&self, path: &Path) -> Result<(), String> {
+        let mut text = String::new();
+        for &index in &self.file.records {
+            let buffer = &self.file.buffers[index];
+            text.push_str(&buffer.name);
+            text.push(' ');
+            for byte in buffer.ty.join(&self.elements(index)?) {
+                // Writing to a string does not fail.
+                let _ = write!(text, "{byte:02x}");
+            }
+            text.push('\n');
+        }
+        std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
     }
 
     /// Compares all buffers and guards.

@@ -119,6 +119,10 @@ fn generated(
     let generator = match name {
         "iota" => Generator::Iota(number(0, 0)?, number(1, 1)?),
         "random" => Generator::Random(number(0, 0)?.cast_unsigned()),
+        "wide" => {
+            let of = |i| number(i, 0).map(i64::cast_unsigned);
+            Generator::Wide(of(0)?, of(1)?, of(2)?, of(3)?)
+        }
         "pick" => {
             let values: Result<_, _> = arguments.iter().skip(1).map(|v| ty.literal(v)).collect();
             Generator::Pick(number(0, 0)?.cast_unsigned(), values?)

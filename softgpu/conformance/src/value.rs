@@ -197,6 +197,9 @@ pub(crate) enum Generator {
     Random(u64),
     /// `uniform(seed)`: floats in [-1, 1), multiples of 2^-7 for f16 and bf16, of 2^-23 else.
     Uniform(u64),
+    /// `wide(seed, mantissa bits, low, high)`: bits of a float with a random sign and mantissa and a
+    /// biased exponent from low to high.
+    Wide(u64, u64, u64, u64),
     /// `pick(seed, values…)`: one of the values.
     Pick(u64, Vec<u64>),
 }
@@ -210,6 +213,13 @@ impl Generator {
                 ty.number(start.wrapping_add(step.wrapping_mul(i.cast_signed())))
             }
             Self::Random(seed) => mixed(seed, i) & ty.mask(),
+            Self::Wide(seed, mantissa, low, high) => {
+                let bits = mixed(seed, i);
+                let exponent = low + (bits >> 32) % (high.saturating_sub(low) + 1);
+                let fraction = bits & ((1 << mantissa.min(31)) - 1);
+                let sign = (bits >> 63) << (8 * ty.bytes() - 1);
+                (sign | exponent << mantissa.min(31) | fraction) & ty.mask()
+            }
             Self::Pick(seed, ref values) => {
                 let some = mixed(seed, i) % (values.len() as u64).max(1);
                 let some = usize::try_from(some).ok().and_then(|some| values.get(some));
