@@ -193,12 +193,16 @@ entries! { call:
         value.set(set.unwrap_or(default) as u64)
     }
     fn cuCtxGetCacheConfig(config: Out<u32>) {
-        current()?;
-        config.set(0)
+        let set = *current()?.cache_config.lock();
+        config.set(set)
     }
     fn cuCtxSetCacheConfig(config: u32) {
-        current()?;
-        if config > 3 { Err(Status::INVALID_VALUE) } else { Ok(()) }
+        let context = current()?;
+        if config > 3 {
+            return Err(Status::INVALID_VALUE);
+        }
+        *context.cache_config.lock() = config;
+        Ok(())
     }
     fn cuCtxGetSharedMemConfig(config: Out<u32>) {
         current()?;

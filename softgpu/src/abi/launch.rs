@@ -2,14 +2,18 @@
 
 #![expect(unsafe_code, reason = "exported C functions")]
 
+use std::sync::Arc;
+
 use super::pointers::In;
 use super::types::{LaunchAttribute, LaunchConfig};
-use crate::driver::context::{DefaultStream, stream};
+use crate::driver::context::{Context, DefaultStream, stream};
+use crate::driver::event::{Event, Reach};
 use crate::driver::launch::Request;
 use crate::driver::library::function;
 use crate::driver::module::Function;
 use crate::driver::report;
 use crate::driver::status::{Result, Status};
+use crate::driver::stream::Stream;
 
 /// Reads the attributes of a launch into a request.
 pub(super) fn attributes(config: &LaunchConfig) -> Result<Request> {
@@ -26,12 +30,39 @@ pub(super) fn attributes(config: &LaunchConfig) -> Result<Request> {
     Ok(request)
 }
 
+const PROGRAMMATIC_EVENT: u32 = 7;
+const COMPLETION_EVENT: u32 = 12;
+
+/// The event in the first two words of an attribute.
+fn event_in(low: u32, high: u32) -> Result<Arc<Event>> {
+    Event::get(u64::from(high) << 32 | u64::from(low))
+}
+
+fn check_event(low: u32, high: u32) -> Result<()> {
+    let event = event_in(low, high).map_err(|_| Status::INVALID_VALUE)?;
+    if event.times() || event.shared().is_some() {
+        return Err(Status::INVALID_VALUE);
+    }
+    Ok(())
+}
+
+/// Records the events that attributes name. They may be reached late: here when the kernel ends.
+fn record_events(request: &Request, context: &Context, stream: &Stream) -> Result<()> {
+    for (id, [low, high, ..]) in &request.attributes {
+        if matches!(*id, PROGRAMMATIC_EVENT | COMPLETION_EVENT) {
+            event_in(*low, *high)?.record(context, stream, Reach::Capture)?;
+        }
+    }
+    Ok(())
+}
+
 /// Notes an attribute. Those that only hint at scheduling or caching are accepted and change
 /// nothing; those with effects that softgpu lacks are refused.
 pub(super) fn set_attribute(request: &mut Request, attribute: &LaunchAttribute) -> Result<()> {
     let [x, y, z, ..] = attribute.words;
     match attribute.id {
         0 | 1 | 3 | 5 | 6 | 8..=11 | 14 | 16 => {}
+        PROGRAMMATIC_EVENT | COMPLETION_EVENT => check_event(x, y)?,
         2 => request.cooperative = x != 0,
         4 => request.cluster = Some([x, y, z]),
         id => {
@@ -102,7 +133,14 @@ fn launch(target: Target, request: Request, pointers: In<u64>, extra: In<u64>) -
     let (context, stream) = stream(on, default)?;
     let function = function(handle)?;
     let params = parameters(&function, pointers, extra)?;
-    Request { params, ..request }.submit(&context, &stream, &function)
+    let request = Request { params, ..request };
+    let has_events = request.attributes.contains_key(&PROGRAMMATIC_EVENT)
+        || request.attributes.contains_key(&COMPLETION_EVENT);
+    if !has_events {
+        return request.submit(&context, &stream, &function);
+    }
+    request.clone().submit(&context, &stream, &function)?;
+    record_events(&request, &context, &stream)
 }
 
 fn launch_ex(

@@ -51,6 +51,37 @@ fn put(data: Out<u8>, value: PointerValue) -> Result<()> {
     }
 }
 
+/// What advice and prefetches of managed memory have left behind. Here they change nothing: there is
+/// no preferred location, nobody was told of, and nothing was prefetched.
+fn range_attribute(
+    data: Out<u8>,
+    size: u64,
+    attribute: u32,
+    (pointer, bytes): (u64, u64),
+) -> Result<()> {
+    const INVALID_DEVICE: i32 = -2;
+    const READ_MOSTLY: u32 = 1;
+    const ACCESSED_BY: u32 = 3;
+    if data.is_null() || bytes == 0 || size == 0 || !size.is_multiple_of(4) {
+        return Err(Status::INVALID_VALUE);
+    }
+    let region = AddressSpace::global().lookup(pointer);
+    let managed = region.filter(|r| r.kind == RegionKind::Managed && r.contains(pointer, bytes));
+    managed.ok_or(Status::INVALID_VALUE)?;
+    let words = usize::try_from(size / 4).map_err(|_| Status::INVALID_VALUE)?;
+    match attribute {
+        READ_MOSTLY => data.cast().set(0i32),
+        ACCESSED_BY => data
+            .cast()
+            .set_all(std::iter::repeat_n(INVALID_DEVICE, words)),
+        2 | 4 => data.cast().set(INVALID_DEVICE),
+        // Location types: invalid.
+        5 | 7 => data.cast().set(0i32),
+        6 | 8 => data.cast().set(INVALID_DEVICE),
+        _ => Err(Status::INVALID_VALUE),
+    }
+}
+
 fn known(address: u64, bytes: u64) -> Result<()> {
     if AddressSpace::global().is_allocated(address, bytes) {
         return Ok(());
@@ -157,6 +188,22 @@ entries! { call:
     fn cuMemAdvise_v2(pointer: u64, bytes: u64, _advice: u32, _location: MemLocation) {
         healthy()?;
         known(pointer, bytes)
+    }
+    fn cuMemRangeGetAttribute(
+        data: Out<u8>, size: u64, attribute: u32, pointer: u64, bytes: u64
+    ) {
+        healthy()?;
+        range_attribute(data, size, attribute, (pointer, bytes))
+    }
+    fn cuMemRangeGetAttributes(
+        data: In<u64>, sizes: In<u64>, attributes: In<u32>, count: u64, pointer: u64, bytes: u64
+    ) {
+        healthy()?;
+        for i in 0..usize::try_from(count).map_err(|_| Status::INVALID_VALUE)? {
+            let to = Out::at(data.get_at(i)?);
+            range_attribute(to, sizes.get_at(i)?, attributes.get_at(i)?, (pointer, bytes))?;
+        }
+        Ok(())
     }
     fn cuStreamAttachMemAsync | cuStreamAttachMemAsync_ptsz, default (
         on: u64, pointer: u64, _bytes: u64, _flags: u32

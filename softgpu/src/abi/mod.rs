@@ -39,6 +39,7 @@ mod graph_types;
 mod ipc;
 mod launch;
 mod memory;
+mod multicast;
 mod pointers;
 mod pool;
 mod proc_address;

@@ -8,7 +8,7 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use super::pointers::Out;
+use super::pointers::{In, Out};
 use crate::driver::capture;
 use crate::driver::context::{self, DefaultStream, healthy};
 use crate::driver::event::Event;
@@ -79,6 +79,31 @@ pub(super) fn host_call(
     }
 }
 
+/// Attributes that are valid for streams: access policy window, synchronisation policy, priority,
+/// memory synchronisation domains.
+fn check_attribute(id: u32) -> Result<()> {
+    match id {
+        1 | 3 | 8..=10 => Ok(()),
+        _ => Err(Status::INVALID_VALUE),
+    }
+}
+
+/// An attribute that was not set.
+fn default_attribute(id: u32, priority: i32) -> [u32; 16] {
+    const AUTO: u32 = 1;
+    let mut words = [0; 16];
+    let first = match id {
+        3 => AUTO,
+        8 => priority.cast_unsigned(),
+        // The default and the remote domain are 0 and 1, one byte each.
+        9 => 0x100,
+        _ => 0,
+    };
+    let [word, ..] = &mut words;
+    *word = first;
+    words
+}
+
 entries! { call:
     fn cuStreamCreate(handle: Out<u64>, flags: u32) {
         create(handle, flags, 0)
@@ -114,6 +139,29 @@ entries! { call:
     ) {
         green.set_if(0);
         handle.set(context::stream(on, default)?.0.handle)
+    }
+    fn cuStreamSetAttribute | cuStreamSetAttribute_ptsz, default (
+        on: u64, id: u32, value: In<[u32; 16]>
+    ) {
+        let (_, stream) = context::stream(on, default)?;
+        check_attribute(id)?;
+        stream.attributes.lock().insert(id, value.get()?);
+        Ok(())
+    }
+    fn cuStreamGetAttribute | cuStreamGetAttribute_ptsz, default (
+        on: u64, id: u32, value: Out<[u32; 16]>
+    ) {
+        let (_, stream) = context::stream(on, default)?;
+        check_attribute(id)?;
+        let set = stream.attributes.lock().get(&id).copied();
+        value.set(set.unwrap_or_else(|| default_attribute(id, stream.priority)))
+    }
+    fn cuStreamCopyAttributes | cuStreamCopyAttributes_ptsz, default (dst: u64, src: u64) {
+        let (_, to) = context::stream(dst, default)?;
+        let (_, from) = context::stream(src, default)?;
+        let copied = from.attributes.lock().clone();
+        *to.attributes.lock() = copied;
+        Ok(())
     }
     fn cuStreamSynchronize | cuStreamSynchronize_ptsz, default (on: u64) {
         let (context, stream) = context::stream(on, default)?;

@@ -83,6 +83,16 @@ pub(super) struct AccessDesc {
     pub(super) flags: u32,
 }
 
+/// `CUmulticastObjectProp`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MulticastProp {
+    pub(super) devices: u32,
+    pub(super) size: u64,
+    pub(super) handle_types: u64,
+    pub(super) flags: u64,
+}
+
 /// `CUmemPoolProps`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -193,6 +203,9 @@ mod tests {
         });
         assert_layout!(AccessDesc = CUmemAccessDesc_st {
             location => location, flags => flags,
+        });
+        assert_layout!(MulticastProp = CUmulticastObjectProp_st {
+            devices => numDevices, size => size, handle_types => handleTypes, flags => flags,
         });
         assert_layout!(PoolProps = CUmemPoolProps_st {
             handle_types => handleTypes, location => location, max_size => maxSize,

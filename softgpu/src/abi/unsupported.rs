@@ -132,18 +132,10 @@ unsupported! {
     cuMemHostGetDevicePointer
     cuMemMapArrayAsync
     cuMemMapArrayAsync_ptsz
-    cuMemPoolExportPointer
-    cuMemPoolExportToShareableHandle
-    cuMemPoolGetAccess
-    cuMemPoolImportFromShareableHandle
-    cuMemPoolImportPointer
-    cuMemPoolSetAccess
     cuMemPrefetchAsync
     cuMemPrefetchAsync_ptsz
     cuMemPrefetchBatchAsync
     cuMemPrefetchBatchAsync_ptsz
-    cuMemRangeGetAttribute
-    cuMemRangeGetAttributes
     cuMemSetMemPool
     cuMemcpy2D
     cuMemcpy2DAsync
@@ -199,12 +191,6 @@ unsupported! {
     cuModuleGetGlobal
     cuModuleGetSurfRef
     cuModuleGetTexRef
-    cuMulticastAddDevice
-    cuMulticastBindAddr
-    cuMulticastBindMem
-    cuMulticastCreate
-    cuMulticastGetGranularity
-    cuMulticastUnbind
     cuParamSetSize
     cuParamSetTexRef
     cuParamSetf
@@ -214,13 +200,7 @@ unsupported! {
     cuSignalExternalSemaphoresAsync_ptsz
     cuStreamBatchMemOp
     cuStreamBatchMemOp_ptsz
-    cuStreamCopyAttributes
-    cuStreamCopyAttributes_ptsz
-    cuStreamGetAttribute
-    cuStreamGetAttribute_ptsz
     cuStreamGetGreenCtx
-    cuStreamSetAttribute
-    cuStreamSetAttribute_ptsz
     cuStreamWaitValue32
     cuStreamWaitValue32_ptsz
     cuStreamWaitValue64

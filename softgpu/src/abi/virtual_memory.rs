@@ -7,6 +7,7 @@ use std::os::fd::RawFd;
 use super::pointers::{In, Out};
 use super::types::{AccessDesc, AllocationProp, MemLocation};
 use crate::driver::machine::driver;
+use crate::driver::multicast;
 use crate::driver::status::{Result, Status};
 use crate::driver::virtual_memory::{self as vm, Request};
 use crate::mem::{AddressSpace, GRANULARITY, Location, Permission};
@@ -15,7 +16,7 @@ const LOCATION_DEVICE: u32 = 1;
 const LOCATION_HOST: u32 = 2;
 const TYPE_PINNED: u32 = 1;
 
-fn location(at: MemLocation) -> Result<Location> {
+pub(super) fn location(at: MemLocation) -> Result<Location> {
     const HOST_NUMA: u32 = 3;
     const HOST_NUMA_CURRENT: u32 = 4;
     match at.kind {
@@ -33,7 +34,7 @@ fn checked(prop: In<AllocationProp>) -> Result<(AllocationProp, Location)> {
     Ok((prop, location(prop.location)?))
 }
 
-fn permission(flags: u32) -> Result<Permission> {
+pub(super) fn permission(flags: u32) -> Result<Permission> {
     match flags {
         0 => Ok(Permission::None),
         1 => Ok(Permission::Read),
@@ -78,11 +79,17 @@ entries! { call:
     }
     fn cuMemMap(pointer: u64, bytes: u64, offset: u64, handle: u64, flags: u64) {
         unflagged(flags)?;
+        if let Ok(object) = multicast::get(handle) {
+            return object.map(pointer, bytes, offset);
+        }
         unflagged(offset)?;
         let object = vm::get(handle)?;
         Ok(AddressSpace::global().map(pointer, bytes, &object.physical, 0)?)
     }
     fn cuMemUnmap(pointer: u64, bytes: u64) {
+        if let Some(done) = multicast::unmap(pointer, bytes) {
+            return done;
+        }
         Ok(AddressSpace::global().unmap(pointer, bytes)?)
     }
     fn cuMemSetAccess(pointer: u64, bytes: u64, list: In<AccessDesc>, count: u64) {
@@ -91,7 +98,12 @@ entries! { call:
             let permission = permission(desc.flags)?;
             // The host may always access what is mapped; only devices need permission.
             if let Location::Device(device) = location(desc.location)? {
-                AddressSpace::global().set_access(pointer, bytes, device, permission)?;
+                match multicast::set_access(pointer, bytes, device, permission) {
+                    Some(done) => done?,
+                    None => {
+                        AddressSpace::global().set_access(pointer, bytes, device, permission)?;
+                    }
+                }
             }
         }
         Ok(())

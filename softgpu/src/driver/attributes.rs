@@ -77,14 +77,28 @@ fn middle(device: u32, attribute: u32) -> Option<i32> {
     })
 }
 
-/// Unlike an H100, these are 0: DMA-BUF export, IPC events, fabric handles, multicast objects,
-/// unified function pointers, exportable memory pools, host memory pools.
+/// Unlike an H100, these are 0: DMA-BUF export, fabric handles, unified function pointers, host
+/// memory pools.
 fn modern(attribute: u32) -> Option<i32> {
     Some(match attribute {
         87 => 2,
         88 | 92..=94 | 96 | 100 | 101 | 104 | 105 | 112 | 114 => 0,
-        119 | 121 | 124 | 125 | 128..=133 | 135..=138 | 142..=144 | 146 | 147 => 0,
-        89..=91 | 95 | 98 | 99 | 102 | 103 | 107 | 110 | 113 | 115 | 116 | 120 => 1,
+        121 | 124 | 128..=131 | 133 | 135..=138 | 142..=144 | 146 | 147 => 0,
+        89..=91
+        | 95
+        | 98
+        | 99
+        | 102
+        | 103
+        | 107
+        | 110
+        | 113
+        | 115
+        | 116
+        | 119
+        | 120
+        | 125
+        | 132 => 1,
         117 | 122 | 123 | 127 | 141 | 145 => 1,
         97 => 232_448,
         106 => 32,

@@ -32,6 +32,8 @@ pub struct Context {
     pub flags: Mutex<u32>,
     /// Values of `cuCtxSetLimit`.
     pub limits: Mutex<HashMap<u32, usize>>,
+    /// What `cuCtxSetCacheConfig` said.
+    pub cache_config: Mutex<u32>,
     /// Devices whose memory this context may access.
     pub peers: Mutex<HashSet<u32>>,
     /// Sticky fault.
@@ -76,6 +78,7 @@ impl Context {
             kind,
             flags: Mutex::new(flags),
             limits: Mutex::default(),
+            cache_config: Mutex::default(),
             peers: Mutex::default(),
             health,
             allocations: Mutex::default(),

@@ -86,6 +86,12 @@ impl Event {
         handle
     }
 
+    /// Whether it takes times.
+    #[must_use]
+    pub fn times(&self) -> bool {
+        self.flags & DISABLE_TIMING == 0
+    }
+
     /// What other processes see of it; `None` for an ordinary event.
     #[must_use]
     pub fn shared(&self) -> Option<&Arc<SharedEvent>> {

@@ -25,6 +25,7 @@ pub enum Kind {
     Node = 12,
     GraphExec = 13,
     UserObject = 14,
+    Multicast = 15,
 }
 
 /// All live objects of one kind.

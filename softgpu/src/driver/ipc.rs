@@ -155,6 +155,12 @@ pub fn open_memory(context: &Context, handle: &Handle) -> Result<u64> {
     Ok(region.base)
 }
 
+/// Whether an address was opened by handle.
+pub fn is_opened(address: u64) -> bool {
+    let opened = OPENED.lock();
+    opened.as_ref().is_some_and(|o| o.contains_key(&address))
+}
+
 /// Ends one [`open_memory`].
 ///
 /// # Errors

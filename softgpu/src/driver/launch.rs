@@ -144,6 +144,7 @@ impl Request {
     ///
     /// As [`Self::check`], of which the cluster's rules are checked again; `CONTEXT_IS_DESTROYED`.
     pub fn launch(self, function: &Function) -> Result<Launch> {
+        super::multicast::refresh();
         let cluster = self.check_cluster(function)?;
         let context = driver().contexts.get(function.context);
         let context = context.ok_or(Status::CONTEXT_IS_DESTROYED)?;

@@ -13,6 +13,7 @@ use super::library::{KernelRef, Library};
 use super::link::Link;
 use super::memory::Pool;
 use super::module::{Function, Module};
+use super::multicast::Multicast;
 use super::status::{Result, Status};
 use super::stream::Stream;
 use super::user_object::UserObject;
@@ -50,6 +51,8 @@ pub struct Driver {
     pub pools: Registry<Pool>,
     /// Handles of physical memory.
     pub physicals: Registry<PhysicalHandle>,
+    /// Multicast objects.
+    pub multicasts: Registry<Multicast>,
     /// Graphs, child graphs of nodes included.
     pub graphs: Registry<Graph>,
     /// Nodes of graphs.
@@ -82,7 +85,7 @@ impl Driver {
         };
         let pool = |device| {
             let handle = pools.reserve();
-            pools.insert(handle, Arc::new(Pool::new(handle, device)));
+            pools.insert(handle, Arc::new(Pool::new(handle, device, 0)));
             (handle, Mutex::new(handle))
         };
         let devices = Config::global().devices;
@@ -99,6 +102,7 @@ impl Driver {
             kernels: Registry::new(Kind::Kernel),
             links: Registry::new(Kind::Link),
             physicals: Registry::new(Kind::Physical),
+            multicasts: Registry::new(Kind::Multicast),
             graphs: Registry::new(Kind::Graph),
             nodes: Registry::new(Kind::Node),
             graph_execs: Registry::new(Kind::GraphExec),

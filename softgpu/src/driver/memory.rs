@@ -13,7 +13,7 @@ use super::status::{Result, Status};
 use super::stream::{Op, Stream};
 use super::task::Task;
 use super::transfer::Mode;
-use crate::mem::{AddressSpace, Location, Region, RegionKind};
+use crate::mem::{AddressSpace, ArenaFile, Location, Permission, Region, RegionKind};
 
 /// Allocates device memory that dies with the context.
 ///
@@ -42,6 +42,9 @@ pub fn free(context: &Context, base: u64) -> Result<()> {
     context.synchronize()?;
     if let Some(memory) = GraphMemory::at(base) {
         return memory.end();
+    }
+    if AddressSpace::global().is_import(base) {
+        return end_import(base);
     }
     AddressSpace::global().free(base)?;
     region.iter().for_each(settle);
@@ -144,9 +147,15 @@ pub struct Pool {
     pub handle: u64,
     /// Device ordinal.
     pub device: u32,
+    /// Handle types asked for at creation.
+    pub handle_types: u32,
+    /// The memory of another process that the pool stands for.
+    pub imported: Option<ArenaFile>,
     used: AtomicU64,
     high: AtomicU64,
     settings: Mutex<HashMap<u32, u64>>,
+    /// What devices other than the owner may do.
+    access: Mutex<HashMap<u32, Permission>>,
 }
 
 /// Which pool an allocation came from: first address to pool handle, region identity and bytes.
@@ -155,10 +164,13 @@ static POOLED: Mutex<Option<HashMap<u64, (u64, Region)>>> = Mutex::new(None);
 impl Pool {
     /// An empty pool.
     #[must_use]
-    pub fn new(handle: u64, device: u32) -> Self {
+    pub fn new(handle: u64, device: u32, handle_types: u32) -> Self {
         Self {
             handle,
             device,
+            handle_types,
+            imported: None,
+            access: Mutex::default(),
             used: AtomicU64::new(0),
             high: AtomicU64::new(0),
             settings: Mutex::default(),
@@ -172,7 +184,14 @@ impl Pool {
     /// `INVALID_VALUE` for zero bytes, `OUT_OF_MEMORY`, the sticky fault of the context.
     pub fn alloc(&self, context: &Context, bytes: u64) -> Result<u64> {
         context.health.check()?;
-        let region = AddressSpace::global().alloc_device(self.device, bytes)?;
+        if self.imported.is_some() {
+            return Err(Status::INVALID_VALUE);
+        }
+        let space = AddressSpace::global();
+        let region = space.alloc_device(self.device, bytes)?;
+        for (&device, &permission) in &*self.access.lock() {
+            space.grant(region.base, device, permission)?;
+        }
         context.adopt(&region);
         let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.high.fetch_max(used, Ordering::Relaxed);
@@ -180,6 +199,48 @@ impl Pool {
         let entry = (self.handle, region);
         pooled.get_or_insert_default().insert(region.base, entry);
         Ok(region.base)
+    }
+
+    /// A pool over the memory of another process.
+    #[must_use]
+    pub fn import(handle: u64, arena: ArenaFile) -> Self {
+        let mut pool = Self::new(handle, arena.device(), 0);
+        pool.imported = Some(arena);
+        pool
+    }
+
+    /// What a device may do with memory of the pool.
+    #[must_use]
+    pub fn access(&self, device: u32) -> Permission {
+        if device == self.device {
+            return Permission::ReadWrite;
+        }
+        let set = self.access.lock().get(&device).copied();
+        set.unwrap_or(Permission::None)
+    }
+
+    /// Sets what a device may do with present and future memory of the pool.
+    ///
+    /// # Errors
+    ///
+    /// `INVALID_VALUE` for taking the owner's access away.
+    pub fn set_access(&self, device: u32, permission: Permission) -> Result<()> {
+        if device == self.device {
+            let allowed = permission == Permission::ReadWrite;
+            return if allowed {
+                Ok(())
+            } else {
+                Err(Status::INVALID_VALUE)
+            };
+        }
+        self.access.lock().insert(device, permission);
+        let mut pooled = POOLED.lock();
+        for (pool, region) in pooled.get_or_insert_default().values() {
+            if *pool == self.handle {
+                AddressSpace::global().grant(region.base, device, permission)?;
+            }
+        }
+        Ok(())
     }
 
     /// The value of a pool attribute, by its `CUmemPool_attribute` number, and its width in bytes.
@@ -242,10 +303,20 @@ pub fn free_async(context: &Context, stream: &Stream, base: u64) -> Result<()> {
     context.enqueue(stream, Op::Quick(work)).map(drop)
 }
 
+/// Frees an allocation of an imported pool; memory opened by handle is closed instead.
+fn end_import(base: u64) -> Result<()> {
+    if super::ipc::is_opened(base) {
+        return Err(Status::INVALID_VALUE);
+    }
+    Ok(AddressSpace::global().close_import(base)?)
+}
+
 /// Frees memory now, wherever it comes from.
 pub fn give_back(base: u64) {
     if let Some(memory) = GraphMemory::at(base) {
         let _ = memory.end();
+    } else if AddressSpace::global().is_import(base) {
+        let _ = end_import(base);
     } else if let Ok(region) = AddressSpace::global().free(base) {
         settle(&region);
     }

@@ -21,6 +21,7 @@ pub mod link;
 pub mod machine;
 pub mod memory;
 pub mod module;
+pub mod multicast;
 pub mod occupancy;
 pub mod output;
 pub mod overlap;

@@ -8,7 +8,7 @@
 //! Once a context has faulted, its kernels are ended, its device work is skipped and its waits end,
 //! so every timeline still reaches its end.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -352,6 +352,8 @@ pub struct Stream {
     pub kind: StreamKind,
     /// Priority, clamped to the range of the device.
     pub priority: i32,
+    /// Launch attributes set on the stream, by number.
+    pub attributes: Mutex<BTreeMap<u32, [u32; 16]>>,
     /// The capture that the stream takes part in.
     pub capture: Mutex<Option<Arc<Capture>>>,
     queue: Arc<Queue>,
@@ -371,6 +373,7 @@ impl Stream {
             context,
             kind,
             priority,
+            attributes: Mutex::default(),
             capture: Mutex::default(),
             queue: Arc::new(Queue {
                 state: Mutex::default(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::machine::driver;
+use super::multicast;
 use super::status::{Result, Status};
 use crate::mem::{AddressSpace, Location, Physical};
 
@@ -71,6 +72,10 @@ pub fn get(handle: u64) -> Result<Arc<PhysicalHandle>> {
 ///
 /// `INVALID_VALUE` if there is no such handle.
 pub fn release(handle: u64) -> Result<()> {
+    if let Ok(object) = multicast::get(handle) {
+        object.release(handle);
+        return Ok(());
+    }
     let object = get(handle)?;
     let mut references = object.references.lock();
     *references = references.saturating_sub(1);
@@ -113,6 +118,9 @@ pub fn export(handle: u64, handle_type: u32) -> Result<RawFd> {
     if handle_type != HANDLE_POSIX_FD {
         return Err(Status::NOT_SUPPORTED);
     }
+    if let Ok(object) = multicast::get(handle) {
+        return object.export();
+    }
     let object = get(handle)?;
     if object.request.handle_types & HANDLE_POSIX_FD == 0 {
         return Err(Status::INVALID_VALUE);
@@ -128,6 +136,9 @@ pub fn export(handle: u64, handle_type: u32) -> Result<RawFd> {
 pub fn import(fd: RawFd, handle_type: u32) -> Result<u64> {
     if handle_type != HANDLE_POSIX_FD {
         return Err(Status::NOT_SUPPORTED);
+    }
+    if let Some(handle) = multicast::import(fd) {
+        return Ok(handle);
     }
     let physical = AddressSpace::global().import_physical(fd)?;
     if let Location::Device(device) = physical.location() {

@@ -2,7 +2,7 @@
 
 use super::{
     ALL_DEVICES, ALLOC_ALIGN, AddressSpace, Arena, Block, HOST_ARENA, MAX_DEVICES, MemError, PAGE,
-    Ranges, Region, RegionKind, State, read_write, sys,
+    Permission, Ranges, Region, RegionKind, State, read_write, sys,
 };
 
 impl AddressSpace {
@@ -130,6 +130,30 @@ impl AddressSpace {
             self.usage.settle(device, charged);
         }
         discarded.map(|()| block.region)
+    }
+
+    /// Sets what a device may do with one allocation of device memory.
+    ///
+    /// # Errors
+    ///
+    /// An unknown device, or `base` is not the first address of a live allocation.
+    pub fn grant(&self, base: u64, device: u32, permission: Permission) -> Result<(), MemError> {
+        let operation = "grant access";
+        check_device(operation, device)?;
+        let state = self.state.lock();
+        let block = state.blocks.get(&base).ok_or(MemError::Invalid {
+            operation,
+            value: base,
+            expected: "the first address of a live allocation",
+        })?;
+        let (read, write) = (1u32 << device, 1u32 << (16 + device));
+        let set = match permission {
+            Permission::None => 0,
+            Permission::Read => read,
+            Permission::ReadWrite => read | write,
+        };
+        self.update_pages(block.pages_at, block.pages_len - PAGE, (read | write, set));
+        Ok(())
     }
 
     /// Makes host memory outside the window accessible to every device.

@@ -297,7 +297,7 @@ pub struct SharedPage {
 }
 
 /// Name of the memory files behind shared pages.
-const PAGE_NAME: &str = "softgpu:event";
+const PAGE_NAME: &str = "softgpu:page";
 
 impl SharedPage {
     /// A page of zeros.
@@ -326,6 +326,29 @@ impl SharedPage {
         }
         let page = file.map_page()?;
         Ok(Self { file, page })
+    }
+
+    /// A page by a descriptor of this process, which stays the caller's.
+    ///
+    /// # Errors
+    ///
+    /// The descriptor is of something else.
+    pub fn of_descriptor(fd: RawFd) -> Result<Self, MemError> {
+        let file = sys::MemFile::duplicate(fd)?;
+        if file.name().as_deref() != Some(PAGE_NAME) || file.identity()?.1 != sys::Page::BYTES {
+            return Err(foreign(u64::try_from(fd).unwrap_or(u64::MAX)));
+        }
+        let page = file.map_page()?;
+        Ok(Self { file, page })
+    }
+
+    /// A duplicate of the descriptor for another process; the caller owns it.
+    ///
+    /// # Errors
+    ///
+    /// [`MemError::Os`] when the process has no descriptor left.
+    pub fn export(&self) -> Result<std::os::fd::OwnedFd, MemError> {
+        self.file.export()
     }
 
     /// The descriptor, valid as long as this object.

@@ -169,6 +169,8 @@ struct Arena {
 struct Mapping {
     region: Region,
     physical: Arc<Physical>,
+    /// First byte of the physical memory that is mapped.
+    offset: u64,
 }
 
 #[derive(Debug)]

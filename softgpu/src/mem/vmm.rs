@@ -4,7 +4,7 @@
 //! exported as a descriptor and recognised where it is imported. Handles and mappings both hold a
 //! reference; its bytes are free again when the last one goes.
 
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use super::{
@@ -50,6 +50,12 @@ impl Physical {
     #[must_use]
     pub fn location(&self) -> Location {
         self.location
+    }
+
+    /// The descriptor, valid as long as this object.
+    #[must_use]
+    pub fn descriptor(&self) -> RawFd {
+        self.file.fd().as_raw_fd()
     }
 
     /// A descriptor for another process (or this one) to import; the caller owns it.
@@ -276,7 +282,12 @@ impl AddressSpace {
             id: self.new_id(),
         };
         let physical = Arc::clone(physical);
-        state.mappings.insert(base, Mapping { region, physical });
+        let mapping = Mapping {
+            region,
+            physical,
+            offset,
+        };
+        state.mappings.insert(base, mapping);
         Ok(())
     }
 
@@ -352,6 +363,23 @@ impl AddressSpace {
             (true, _) => Permission::Read,
             _ => Permission::None,
         })
+    }
+
+    /// The physical allocation mapped at an address, and which of its bytes is there.
+    #[must_use]
+    pub fn physical_place(&self, address: u64) -> Option<(Arc<Physical>, u64)> {
+        let state = self.state.lock();
+        let (_, mapping) = state.mappings.range(..=address).next_back()?;
+        let inside = mapping.region.contains(address, 1);
+        let offset = mapping.offset + (address - mapping.region.base.min(address));
+        inside.then(|| (Arc::clone(&mapping.physical), offset))
+    }
+
+    /// Whether a range lies in one reservation and nothing is mapped there.
+    #[must_use]
+    pub fn is_free_reservation(&self, base: u64, bytes: u64) -> bool {
+        let state = self.state.lock();
+        reserved(&state, base, bytes) && overlapping(&state, base, bytes).next().is_none()
     }
 
     /// The physical allocation mapped at an address: `cuMemRetainAllocationHandle`.

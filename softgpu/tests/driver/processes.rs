@@ -182,6 +182,9 @@ fn child() {
         "look" => look(),
         "event" => event_partner(),
         "descriptor" => descriptor_partner(words[1]),
+        "pool" => pool_partner(words[1]),
+        "team" => team_partner(words[1]),
+        "footprint" => footprint(),
         _ => panic!("{role}"),
     }
 }
@@ -470,4 +473,259 @@ fn descriptors_of_memory_cross_processes() {
     cu!(cuMemsetD32_v2(theirs, 5, 1));
     peer.say("look");
     peer.end();
+}
+
+fn pool_partner(path: &str) {
+    let _context = Context::new(1);
+    let socket = UnixStream::connect(path).unwrap();
+    let fd = receive_descriptor(&socket);
+    let number = std::ptr::without_provenance_mut(usize::try_from(fd).unwrap());
+    let mut pool = null_mut();
+    cu!(cuMemPoolImportFromShareableHandle(&mut pool, number, FD, 0));
+    let mut data = sys::CUmemPoolPtrExportData {
+        reserved: unhex(&listen()),
+    };
+    let mut pointer = 0;
+    cu!(cuMemPoolImportPointer(&mut pointer, pool, &mut data));
+    assert_eq!(download::<u32>(pointer, 2), [5, 6]);
+    cu!(cuMemsetD32_v2(pointer, 7, 1));
+    tell("written");
+    assert_eq!(
+        code!(cuMemAllocFromPoolAsync(&mut pointer, 4, pool, null_mut())),
+        CUresult::CUDA_ERROR_INVALID_VALUE
+    );
+    cu!(cuMemFree_v2(pointer));
+    assert_eq!(
+        code!(cuMemsetD32_v2(pointer, 7, 1)),
+        CUresult::CUDA_ERROR_INVALID_VALUE
+    );
+}
+
+/// A socket for descriptors, and where it is.
+fn listener(what: &str) -> (UnixListener, std::path::PathBuf) {
+    let name = format!("softgpu-{what}-{}.sock", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    (UnixListener::bind(&path).unwrap(), path)
+}
+
+#[test]
+fn pools_are_shared_by_descriptor() {
+    let _context = Context::new(1);
+    let mut props = std::mem::MaybeUninit::<sys::CUmemPoolProps>::zeroed();
+    // SAFETY: zeros are valid for every field.
+    let props = unsafe { props.assume_init_mut() };
+    props.allocType = sys::CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED;
+    props.handleTypes = FD;
+    props.location.type_ = sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE;
+    props.location.id = 1;
+    let mut pool = null_mut();
+    cu!(cuMemPoolCreate(&mut pool, props));
+    let mut fd: RawFd = -1;
+    cu!(cuMemPoolExportToShareableHandle(
+        (&raw mut fd).cast(),
+        pool,
+        FD,
+        0
+    ));
+    let mut pointer = 0;
+    cu!(cuMemAllocFromPoolAsync(&mut pointer, 8, pool, null_mut()));
+    cu!(cuMemsetD32_v2(pointer, 5, 1));
+    cu!(cuMemsetD32_v2(pointer + 4, 6, 1));
+    let (listener, path) = listener("pool");
+    let mut peer = Peer::start(&format!("pool {}", path.display()));
+    let (socket, _) = listener.accept().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    send_descriptor(&socket, fd);
+    let mut data = sys::CUmemPoolPtrExportData { reserved: [0; 64] };
+    cu!(cuMemPoolExportPointer(&mut data, pointer));
+    peer.say(&hex(&data.reserved));
+    assert_eq!(peer.hear(), "written");
+    assert_eq!(download::<u32>(pointer, 2), [7, 6]);
+    peer.end();
+    // Access of other devices: none, until it is given.
+    let mut at = sys::CUmemLocation {
+        type_: sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE,
+        id: 0,
+    };
+    let mut flags = sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READ;
+    cu!(cuMemPoolGetAccess(&mut flags, pool, &mut at));
+    assert_eq!(flags, sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_NONE);
+    let everything = sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+    let desc = sys::CUmemAccessDesc {
+        location: at,
+        flags: everything,
+    };
+    cu!(cuMemPoolSetAccess(pool, &desc, 1));
+    cu!(cuMemPoolGetAccess(&mut flags, pool, &mut at));
+    assert_eq!(flags, everything);
+    {
+        let _other = Context::new(0);
+        let f = function(module(BASIC), "write_at");
+        let launched = launch!(f, [1; 3], [1; 3], 0, null_mut(), [pointer, 9u32]);
+        assert_eq!(launched, CUresult::CUDA_SUCCESS);
+        cu!(cuCtxSynchronize());
+    }
+    assert_eq!(download::<u32>(pointer, 2), [9, 6]);
+    cu!(cuMemFreeAsync(pointer, null_mut()));
+    cu!(cuCtxSynchronize());
+    cu!(cuMemPoolDestroy(pool));
+}
+
+/// `add(at, value)` adds to all replicas; `sum(at, out)` sums them.
+const MULTIMEM: &str = "
+.version 8.1
+.target sm_90
+.address_size 64
+.visible .entry add(.param .u64 at, .param .u32 value)
+{
+    .reg .b32 %r<2>;
+    .reg .b64 %rd<2>;
+    ld.param.u64 %rd1, [at];
+    ld.param.u32 %r1, [value];
+    multimem.red.relaxed.sys.global.add.u32 [%rd1], %r1;
+    ret;
+}
+.visible .entry sum(.param .u64 at, .param .u64 out)
+{
+    .reg .b32 %r<2>;
+    .reg .b64 %rd<3>;
+    ld.param.u64 %rd1, [at];
+    ld.param.u64 %rd2, [out];
+    multimem.ld_reduce.relaxed.sys.global.add.u32 %r1, [%rd1];
+    st.global.u32 [%rd2], %r1;
+    ret;
+}
+";
+
+fn team_size(size: usize) -> sys::CUmulticastObjectProp {
+    sys::CUmulticastObjectProp {
+        numDevices: 2,
+        size,
+        handleTypes: 1,
+        flags: 0,
+    }
+}
+
+/// Memory of a device, mapped, with zeros at its start.
+fn member(device: i32) -> (u64, u64) {
+    let mut handle = 0;
+    cu!(cuMemCreate(&mut handle, BYTES, &properties(device), 0));
+    let at = map(handle, device);
+    cu!(cuMemsetD32_v2(at, 0, 4));
+    (handle, at)
+}
+
+fn team_partner(path: &str) {
+    let _context = Context::new(1);
+    let socket = UnixStream::connect(path).unwrap();
+    let object = import(receive_descriptor(&socket));
+    cu!(cuMulticastAddDevice(object, 1));
+    let (handle, at) = member(1);
+    tell("added");
+    assert_eq!(listen(), "bind");
+    cu!(cuMulticastBindMem(object, 0, handle, 0, BYTES, 0));
+    let window = map(object, 1);
+    tell("bound");
+    assert_eq!(listen(), "add");
+    let f = function(module(MULTIMEM), "add");
+    let launched = launch!(f, [1; 3], [1; 3], 0, null_mut(), [window + 4, 30u32]);
+    assert_eq!(launched, CUresult::CUDA_SUCCESS);
+    cu!(cuCtxSynchronize());
+    tell(&format!("{:?}", download::<u32>(at, 2)));
+    assert_eq!(listen(), "end");
+}
+
+#[test]
+fn multicast_reaches_memory_of_several_processes() {
+    let _context = Context::new(0);
+    let mut object = 0;
+    let prop = team_size(BYTES);
+    cu!(cuMulticastCreate(&mut object, &prop));
+    cu!(cuMulticastAddDevice(object, 0));
+    let invalid = CUresult::CUDA_ERROR_INVALID_VALUE;
+    assert_eq!(code!(cuMulticastAddDevice(object, 0)), invalid);
+    let (handle, at) = member(0);
+    // Nothing is bound before the team is complete.
+    assert_eq!(
+        code!(cuMulticastBindMem(object, 0, handle, 0, BYTES, 0)),
+        invalid
+    );
+    let (listener, path) = listener("team");
+    let mut peer = Peer::start(&format!("team {}", path.display()));
+    let (socket, _) = listener.accept().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    send_descriptor(&socket, export(object));
+    assert_eq!(peer.hear(), "added");
+    cu!(cuMulticastBindAddr(object, 0, at, BYTES, 0));
+    let window = map(object, 0);
+    peer.say("bind");
+    assert_eq!(peer.hear(), "bound");
+    // This process learns of the other's memory at its next launch.
+    let m = module(MULTIMEM);
+    let out = alloc::<u32>(1);
+    let add = |value: u32| {
+        let launched = launch!(
+            function(m, "add"),
+            [1; 3],
+            [1; 3],
+            0,
+            null_mut(),
+            [window, value]
+        );
+        assert_eq!(launched, CUresult::CUDA_SUCCESS);
+        cu!(cuCtxSynchronize());
+    };
+    add(12);
+    peer.say("add");
+    assert_eq!(peer.hear(), "[12, 30]");
+    assert_eq!(download::<u32>(at, 2), [12, 30]);
+    let sum = launch!(
+        function(m, "sum"),
+        [1; 3],
+        [1; 3],
+        0,
+        null_mut(),
+        [window, out]
+    );
+    assert_eq!(sum, CUresult::CUDA_SUCCESS);
+    cu!(cuCtxSynchronize());
+    assert_eq!(download::<u32>(out, 1), [24]);
+    peer.say("end");
+    peer.end();
+    cu!(cuMulticastUnbind(object, 0, 0, BYTES));
+    assert_eq!(code!(cuMulticastUnbind(object, 0, 0, BYTES)), invalid);
+    cu!(cuMemUnmap(window, BYTES));
+    cu!(cuMemRelease(object));
+    assert_eq!(code!(cuMulticastAddDevice(object, 1)), invalid);
+}
+
+/// Resident memory of this process in bytes.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+    let kilobytes = line.split_whitespace().nth(1).unwrap();
+    kilobytes.parse::<usize>().unwrap() * 1024
+}
+
+fn footprint() {
+    for device in 0..8 {
+        let context = Context::new(device);
+        let mut pointer = 0;
+        cu!(cuMemAlloc_v2(&mut pointer, 16 << 30));
+        let (mut free, mut total) = (0, 0);
+        cu!(cuMemGetInfo_v2(&mut free, &mut total));
+        assert_eq!(total - free, 16 << 30);
+        assert!(total > 79 << 30);
+        std::mem::forget(context);
+    }
+    tell(&resident().to_string());
+}
+
+#[test]
+fn idle_devices_and_untouched_memory_cost_little() {
+    let mut peer = Peer::start("footprint");
+    let bytes: usize = peer.hear().parse().unwrap();
+    peer.end();
+    // Eight devices with 16 GB each: a device may cost 50 MB.
+    assert!(bytes < 50 << 20, "{bytes} bytes resident");
 }

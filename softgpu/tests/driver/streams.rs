@@ -164,6 +164,77 @@ fn stream_writes_follow_earlier_work() {
 }
 
 #[test]
+fn launches_record_events_and_streams_keep_attributes() {
+    use sys::CUlaunchAttributeID_enum as Attribute;
+    let _context = Context::new(0);
+    let f = function(module(BASIC), "write_at");
+    let words = alloc::<u32>(1);
+    let s = stream(1);
+    let (mut event, mut timing) = (std::ptr::null_mut(), std::ptr::null_mut());
+    cu!(cuEventCreate(&mut event, 2));
+    cu!(cuEventCreate(&mut timing, 0));
+    let launch = |event: sys::CUevent| {
+        let mut attribute = std::mem::MaybeUninit::<sys::CUlaunchAttribute>::zeroed();
+        // SAFETY: zeros are valid for every field.
+        let attribute = unsafe { attribute.assume_init_mut() };
+        attribute.id = Attribute::CU_LAUNCH_ATTRIBUTE_LAUNCH_COMPLETION_EVENT;
+        attribute.value.launchCompletionEvent.event = event;
+        let config = sys::CUlaunchConfig {
+            gridDimX: 1,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: 1,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            hStream: s,
+            attrs: attribute,
+            numAttrs: 1,
+        };
+        let value = 5u32;
+        let mut params: [*mut c_void; 2] = [
+            (&raw const words).cast_mut().cast(),
+            (&raw const value).cast_mut().cast(),
+        ];
+        code!(cuLaunchKernelEx(
+            &config,
+            f,
+            params.as_mut_ptr(),
+            std::ptr::null_mut()
+        ))
+    };
+    let gate = pinned_word();
+    cu!(cuStreamWaitValue32_v2(s, device_address(gate), 1, 1));
+    assert_eq!(launch(event), CUresult::CUDA_SUCCESS);
+    assert_eq!(launch(timing), CUresult::CUDA_ERROR_INVALID_VALUE);
+    assert_eq!(code!(cuEventQuery(event)), NOT_READY);
+    gate.store(1, Ordering::Release);
+    cu!(cuEventSynchronize(event));
+    assert_eq!(download::<u32>(words, 1), [5]);
+    // Attributes of streams.
+    let t = stream(1);
+    let id = Attribute::CU_LAUNCH_ATTRIBUTE_SYNCHRONIZATION_POLICY;
+    let mut value = sys::CUlaunchAttributeValue {
+        syncPolicy: sys::CUsynchronizationPolicy::CU_SYNC_POLICY_YIELD,
+    };
+    cu!(cuStreamSetAttribute(s, id, &value));
+    cu!(cuStreamCopyAttributes(t, s));
+    value.syncPolicy = sys::CUsynchronizationPolicy::CU_SYNC_POLICY_AUTO;
+    cu!(cuStreamGetAttribute(t, id, &mut value));
+    // SAFETY: written by the call.
+    let policy = unsafe { value.syncPolicy };
+    assert_eq!(policy, sys::CUsynchronizationPolicy::CU_SYNC_POLICY_YIELD);
+    assert_eq!(
+        code!(cuStreamGetAttribute(
+            t,
+            Attribute::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+            &mut value
+        )),
+        CUresult::CUDA_ERROR_INVALID_VALUE
+    );
+}
+
+#[test]
 fn per_thread_names_use_a_stream_of_the_thread() {
     type Fill = unsafe extern "C" fn(u64, u32, usize, usize) -> u32;
     type Sync = unsafe extern "C" fn(usize) -> u32;

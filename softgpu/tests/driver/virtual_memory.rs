@@ -114,3 +114,30 @@ fn misuse_is_refused() {
     assert_eq!(no_handle, CUresult::CUDA_ERROR_INVALID_VALUE);
     cu!(cuMemAddressFree(at, 2 * MIB));
 }
+
+#[test]
+fn copies_and_fills_respect_access_rights() {
+    let _context = Context::new(2);
+    let bytes = 2 * MIB;
+    let (mut handle, mut at) = (0, 0);
+    cu!(cuMemCreate(&mut handle, bytes, &properties(2), 0));
+    cu!(cuMemAddressReserve(&mut at, bytes, 0, 0, 0));
+    cu!(cuMemMap(at, bytes, 0, handle, 0));
+    let invalid = CUresult::CUDA_ERROR_INVALID_VALUE;
+    let mut word = 0u32;
+    let to = (&raw mut word).cast::<std::ffi::c_void>();
+    // Mapped, but accessible to nobody.
+    assert_eq!(code!(cuMemsetD32_v2(at, 1, 1)), invalid);
+    assert_eq!(code!(cuMemcpyDtoH_v2(to, at, 4)), invalid);
+    let desc = sys::CUmemAccessDesc {
+        location: location(2),
+        flags: Access::CU_MEM_ACCESS_FLAGS_PROT_READ,
+    };
+    cu!(cuMemSetAccess(at, bytes, &desc, 1));
+    assert_eq!(code!(cuMemsetD32_v2(at, 1, 1)), invalid);
+    assert_eq!(code!(cuMemcpyHtoD_v2(at, to.cast_const(), 4)), invalid);
+    cu!(cuMemcpyDtoH_v2(to, at, 4));
+    allow(at, bytes, 2);
+    cu!(cuMemsetD32_v2(at, 77, 1));
+    assert_same(&download::<u32>(at, 1), &[77]);
+}
