@@ -10,6 +10,7 @@ mod cluster;
 mod deadlock;
 mod engine;
 mod harness;
+mod multimem;
 mod ring;
 mod speed;
 mod sync;

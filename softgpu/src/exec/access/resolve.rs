@@ -239,6 +239,17 @@ pub(super) struct Bounds {
 }
 
 impl Bounds {
+    /// Those of lanes whose addresses go from `first` over `extent` bytes in steps of the span.
+    #[inline(always)]
+    pub(super) const fn from(first: u64, extent: u64) -> Self {
+        Self {
+            low: first,
+            high: first.wrapping_add(extent),
+            // Steps are multiples of the alignment, so all addresses are aligned as the first is.
+            bits: first,
+        }
+    }
+
     #[inline(always)]
     pub(super) fn of(addresses: &[u64; 32], mask: u32) -> Self {
         let mut bounds = Self {

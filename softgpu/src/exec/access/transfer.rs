@@ -142,6 +142,29 @@ impl Hosts {
     pub(crate) const NONE: Self = Self([0; 32]);
 }
 
+/// Resolves the addresses of 32 active lanes if they are side by side or all the same, which one
+/// pass over them tells: the extremes need not be found.
+#[inline(always)]
+fn regular(addresses: &[u64; 32], mode: Mode, ctx: &MemCtx<'_>, span: Span) -> Option<Located> {
+    let first = addresses[0];
+    let (mut apart, mut astray) = (0, 0);
+    for (lane, &address) in addresses.iter().enumerate() {
+        let step = u64::from((lane as u32).wrapping_mul(span.bytes as u32));
+        apart |= address ^ first;
+        astray |= address ^ first.wrapping_add(step);
+    }
+    let (pattern, extent) = match (apart, astray) {
+        (_, 0) => (Pattern::Contiguous, span.bytes.wrapping_mul(31)),
+        (0, _) => (Pattern::Uniform, 0),
+        _ => return None,
+    };
+    let delta = ctx.common(mode.space(), &Bounds::from(first, extent), span)?;
+    Some(Located {
+        first: first.wrapping_add(delta),
+        pattern,
+    })
+}
+
 /// Resolves the addresses of an instruction. `hosts` is written if they are scattered.
 ///
 /// # Safety
@@ -157,6 +180,11 @@ pub(crate) unsafe fn locate(
     let mode = Mode(inst.c.0);
     // SAFETY: the caller's promise.
     let addresses = unsafe { addresses(regs, inst, mode) };
+    if mask == FULL
+        && let Some(located) = regular(&addresses, mode, ctx, span)
+    {
+        return Ok(located);
+    }
     let bounds = Bounds::of(&addresses, mask);
     let lane = mask.trailing_zeros() as usize & 31;
     let Some(delta) = ctx.common(mode.space(), &bounds, span) else {
@@ -167,21 +195,9 @@ pub(crate) unsafe fn locate(
         });
     };
     let first = addresses[lane];
-    let extent = bounds.high.wrapping_sub(bounds.low);
-    let mut pattern = Pattern::Scattered;
-    if extent == 0 {
-        pattern = Pattern::Uniform;
-    } else if mask == FULL && extent == span.bytes.wrapping_mul(31) {
-        let mut contiguous = true;
-        for (lane, &address) in addresses.iter().enumerate() {
-            let step = u64::from((lane as u32).wrapping_mul(span.bytes as u32));
-            contiguous &= address == first.wrapping_add(step);
-        }
-        if contiguous {
-            pattern = Pattern::Contiguous;
-        }
-    }
-    if pattern == Pattern::Scattered {
+    let mut pattern = Pattern::Uniform;
+    if bounds.high != bounds.low {
+        pattern = Pattern::Scattered;
         for (host, address) in hosts.0.iter_mut().zip(&addresses) {
             *host = address.wrapping_add(delta);
         }
