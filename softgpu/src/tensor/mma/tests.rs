@@ -2,6 +2,7 @@
 //! sequential fused multiply-adds.
 #![expect(
     clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
     reason = "test values are small, or wrap on purpose"
 )]
 
@@ -344,84 +345,95 @@ fn doubles_are_fused_in_order() {
     }
 }
 
+/// The group of eight lanes of a lane in m8n8k4, and the rows that its half begins with.
+fn group(lane: usize) -> (usize, usize) {
+    (lane % 16 / 4, if lane < 16 { 0 } else { 4 })
+}
+
+/// Row and column of element `i` of an accumulator of m8n8k4.
+fn quad_place(ty: MmaTy, lane: usize, i: usize) -> (usize, usize) {
+    let (_, upper) = group(lane);
+    if ty == F16 {
+        return (lane % 4 + upper, i);
+    }
+    let row = (lane & 1) + (i & 2) + upper;
+    (row, (i & 4) + (lane & 2) + (i & 1))
+}
+
+fn half(value: i32) -> u32 {
+    half::f16::from_f32(value as f32).to_bits().into()
+}
+
+/// `count` registers of pairs of f16.
+fn halves(count: usize, f: impl Fn(usize, usize) -> i32) -> Vec<[u32; 32]> {
+    let word = |r: usize, lane: usize| half(f(lane, 2 * r)) | half(f(lane, 2 * r + 1)) << 16;
+    (0..count)
+        .map(|r| std::array::from_fn(|lane| word(r, lane)))
+        .collect()
+}
+
 /// m8n8k4 with small integers, where every order of the sum is exact, in all layouts.
 #[test]
 fn quads_lie_as_documented() {
     let mut random = Random(5);
-    let half = |value: i32| u32::from(half::f16::from_f32(value as f32).to_bits());
-    let integer = |random: &mut Random| random.next() as i32 % 9;
-    for (layouts, d, c) in [Layout::Row, Layout::Col].into_iter().flat_map(|a| {
-        [Layout::Row, Layout::Col]
-            .into_iter()
-            .flat_map(move |b| [(F16, F16), (F32, F16), (F32, F32)].map(|(d, c)| ((a, b), d, c)))
-    }) {
-        let mma = Mma {
-            layouts,
-            ..mma((8, 8, 4), [d, F16, F16, c])
-        };
-        // Four products; indexed by group, row or k, k or column.
-        let mut matrix = |rows: usize, columns: usize| -> Vec<Vec<Vec<i32>>> {
-            (0..4)
-                .map(|_| {
-                    (0..rows)
-                        .map(|_| (0..columns).map(|_| integer(&mut random)).collect())
-                        .collect()
-                })
-                .collect()
-        };
-        let (a, b, before) = (matrix(8, 4), matrix(4, 8), matrix(8, 8));
-        let group = |lane: usize| lane % 16 / 4;
-        let upper = |lane: usize| if lane < 16 { 0 } else { 4 };
-        let pack = |count: usize, f: &dyn Fn(usize, usize) -> i32| -> Vec<[u32; 32]> {
-            let word =
-                |r: usize, lane: usize| half(f(lane, 2 * r)) | half(f(lane, 2 * r + 1)) << 16;
-            (0..count)
-                .map(|r| std::array::from_fn(|lane| word(r, lane)))
-                .collect()
-        };
-        let registers_a = pack(2, &|lane, i| match layouts.0 {
-            Layout::Row => a[group(lane)][lane % 4 + upper(lane)][i],
-            Layout::Col => a[group(lane)][i % 4 + upper(lane)][lane % 4],
-        });
-        let registers_b = pack(2, &|lane, i| match layouts.1 {
-            Layout::Row => b[group(lane)][lane % 4][i + upper(lane)],
-            Layout::Col => b[group(lane)][i][lane % 4 + upper(lane)],
-        });
-        let wide = |lane: usize, i: usize| {
-            let row = (lane & 1) + (i & 2) + upper(lane);
-            (row, (i & 4) + (lane & 2) + (i & 1))
-        };
-        let registers_c = if c == F16 {
-            pack(4, &|lane, i| before[group(lane)][lane % 4 + upper(lane)][i])
-        } else {
-            let value = |lane: usize, i: usize| {
-                let (row, column) = wide(lane, i);
-                (before[group(lane)][row][column] as f32).to_bits()
-            };
-            (0..8)
-                .map(|i| std::array::from_fn(|lane| value(lane, i)))
-                .collect()
-        };
-        let found = Multiply::new(&mma).unwrap();
-        let found = found.execute(&registers_a, &registers_b, &registers_c);
-        for lane in 0..32 {
-            for i in 0..8 {
-                let (row, column) = if d == F16 {
-                    (lane % 4 + upper(lane), i)
-                } else {
-                    wide(lane, i)
-                };
-                let g = group(lane);
-                let products = (0..4).map(|k| a[g][row][k] * b[g][k][column]);
-                let want = before[g][row][column] + products.sum::<i32>();
-                let (have, want) = if d == F16 {
-                    (element(&found, 16, lane, i), half(want))
-                } else {
-                    (found[i][lane], (want as f32).to_bits())
-                };
-                assert_eq!(have, want, "{mma:?} lane {lane} element {i}");
-            }
+    let both = [Layout::Row, Layout::Col];
+    for layouts in both.into_iter().flat_map(|a| both.map(|b| (a, b))) {
+        for (d, c) in [(F16, F16), (F32, F16), (F32, F32)] {
+            quad(&mut random, layouts, (d, c));
         }
+    }
+}
+
+fn quad(random: &mut Random, layouts: (Layout, Layout), (d, c): (MmaTy, MmaTy)) {
+    let mma = Mma {
+        layouts,
+        ..mma((8, 8, 4), [d, F16, F16, c])
+    };
+    // Four products; indexed by group, row or k, k or column.
+    let mut matrix = |rows: usize, columns: usize| -> Vec<Vec<Vec<i32>>> {
+        let mut row = || -> Vec<i32> { (0..columns).map(|_| random.next() as i32 % 9).collect() };
+        (0..4).map(|_| (0..rows).map(|_| row()).collect()).collect()
+    };
+    let (a, b, before) = (matrix(8, 4), matrix(4, 8), matrix(8, 8));
+    let registers_a = halves(2, |lane, i| {
+        let (g, upper) = group(lane);
+        match layouts.0 {
+            Layout::Row => a[g][lane % 4 + upper][i],
+            Layout::Col => a[g][i + upper][lane % 4],
+        }
+    });
+    let registers_b = halves(2, |lane, i| {
+        let (g, upper) = group(lane);
+        match layouts.1 {
+            Layout::Row => b[g][lane % 4][i + upper],
+            Layout::Col => b[g][i][lane % 4 + upper],
+        }
+    });
+    let value = |lane: usize, i: usize| {
+        let (row, column) = quad_place(c, lane, i);
+        before[group(lane).0][row][column]
+    };
+    let registers_c = if c == F16 {
+        halves(4, value)
+    } else {
+        let wide = |lane, i| (value(lane, i) as f32).to_bits();
+        (0..8)
+            .map(|i| std::array::from_fn(|lane| wide(lane, i)))
+            .collect()
+    };
+    let found = Multiply::new(&mma).unwrap();
+    let found = found.execute(&registers_a, &registers_b, &registers_c);
+    for (lane, i) in (0..32).flat_map(|lane| (0..8).map(move |i| (lane, i))) {
+        let (row, column) = quad_place(d, lane, i);
+        let g = group(lane).0;
+        let products = (0..4).map(|k| a[g][row][k] * b[g][k][column]);
+        let want = before[g][row][column] + products.sum::<i32>();
+        let (have, want) = if d == F16 {
+            (element(&found, 16, lane, i), half(want))
+        } else {
+            (found[i][lane], (want as f32).to_bits())
+        };
+        assert_eq!(have, want, "{mma:?} lane {lane} element {i}");
     }
 }
 

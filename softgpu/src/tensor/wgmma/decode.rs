@@ -8,6 +8,7 @@
     reason = "lanes index several arrays in step, which vectorises"
 )]
 
+use super::fast::Task;
 use super::simd::Simd;
 use super::{K_BYTES, M};
 
@@ -302,9 +303,9 @@ impl Element for Tf32 {
 
 /// Takes A apart, with the sign that the tile gives to all products.
 #[inline(always)]
-pub(super) fn rows<S: Simd, E: Element>(out: &mut Operands, a: &[u8], negate: bool) {
-    let flip = if negate { E::NEGATE } else { 0 };
-    for (r, bytes) in a.chunks_exact(K_BYTES).enumerate() {
+pub(super) fn rows<S: Simd, E: Element>(out: &mut Operands, task: &Task<'_>) {
+    let flip = if task.negate { E::NEGATE } else { 0 };
+    for (r, bytes) in task.a.chunks_exact(K_BYTES).enumerate() {
         let (words, row) = (words(bytes), &mut out.rows[r]);
         for i in 0..8 * E::VALUES {
             let (word, part) = (words[i / E::VALUES], i % E::VALUES);
@@ -327,9 +328,9 @@ pub(super) fn rows<S: Simd, E: Element>(out: &mut Operands, a: &[u8], negate: bo
 
 /// Takes B apart.
 #[inline(always)]
-pub(super) fn groups<S: Simd, E: Element>(out: &mut Operands, b: &[u8], n: usize) {
-    for g in 0..n.div_ceil(16) {
-        let (words, group) = (transpose(b, g), &mut out.groups[g]);
+pub(super) fn groups<S: Simd, E: Element>(out: &mut Operands, task: &Task<'_>) {
+    for g in 0..task.n.div_ceil(16) {
+        let (words, group) = (transpose(task.b, g), &mut out.groups[g]);
         for i in 0..8 * E::VALUES {
             let (word, part) = (&words[i / E::VALUES], i % E::VALUES);
             for lane in 0..16 {

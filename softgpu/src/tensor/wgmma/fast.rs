@@ -131,20 +131,20 @@ pub(super) fn run<S: Simd>(
 
 #[inline(always)]
 fn decode<S: Simd>(out: &mut Operands, task: &Task<'_>) -> Arithmetic {
-    let &Task { mma, a, b, .. } = task;
+    let mma = task.mma;
     match mma.a {
-        Format::E4M3 => decode::rows::<S, Fp8<3>>(out, a, task.negate),
-        Format::E5M2 => decode::rows::<S, Fp8<2>>(out, a, task.negate),
-        Format::F16 => decode::rows::<S, F16>(out, a, task.negate),
-        Format::BF16 => decode::rows::<S, Bf16>(out, a, task.negate),
-        Format::Tf32 | Format::F32 => decode::rows::<S, Tf32>(out, a, task.negate),
+        Format::E4M3 => decode::rows::<S, Fp8<3>>(out, task),
+        Format::E5M2 => decode::rows::<S, Fp8<2>>(out, task),
+        Format::F16 => decode::rows::<S, F16>(out, task),
+        Format::BF16 => decode::rows::<S, Bf16>(out, task),
+        Format::Tf32 | Format::F32 => decode::rows::<S, Tf32>(out, task),
     }
     match mma.b {
-        Format::E4M3 => decode::groups::<S, Fp8<3>>(out, b, task.n),
-        Format::E5M2 => decode::groups::<S, Fp8<2>>(out, b, task.n),
-        Format::F16 => decode::groups::<S, F16>(out, b, task.n),
-        Format::BF16 => decode::groups::<S, Bf16>(out, b, task.n),
-        Format::Tf32 | Format::F32 => decode::groups::<S, Tf32>(out, b, task.n),
+        Format::E4M3 => decode::groups::<S, Fp8<3>>(out, task),
+        Format::E5M2 => decode::groups::<S, Fp8<2>>(out, task),
+        Format::F16 => decode::groups::<S, F16>(out, task),
+        Format::BF16 => decode::groups::<S, Bf16>(out, task),
+        Format::Tf32 | Format::F32 => decode::groups::<S, Tf32>(out, task),
     }
     let bias = |format: Format| 1 - format.min_exponent();
     let tf32 = mma.a == Format::Tf32;

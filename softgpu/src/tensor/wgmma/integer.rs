@@ -148,7 +148,7 @@ fn take_apart(task: &Task<'_>, operands: &mut Operands) -> usize {
     for (bytes, row) in task.a.chunks_exact(K_BYTES).zip(&mut operands.rows) {
         let words = decode::words(bytes);
         for (i, to) in row[..8 * parts].iter_mut().enumerate() {
-            *to = pair(words[i / parts], i % parts, width, a_signed);
+            *to = pair(words[i / parts], i % parts, (width, a_signed));
         }
     }
     for (group, to) in operands.groups[..task.n.div_ceil(16)]
@@ -158,16 +158,16 @@ fn take_apart(task: &Task<'_>, operands: &mut Operands) -> usize {
         let words = decode::transpose(task.b, group);
         for (i, to) in to[..8 * parts].iter_mut().enumerate() {
             for (to, &word) in to.iter_mut().zip(&words[i / parts]) {
-                *to = pair(word, i % parts, width, b_signed);
+                *to = pair(word, i % parts, (width, b_signed));
             }
         }
     }
     8 * parts
 }
 
-/// Elements 2i and 2i+1 of `width` bits as `i16` in the halves of a word.
+/// Elements 2i and 2i+1 of `width` bits, signed or not, as `i16` in the halves of a word.
 #[inline(always)]
-fn pair(word: u32, i: usize, width: usize, signed: bool) -> u32 {
+fn pair(word: u32, i: usize, (width, signed): (usize, bool)) -> u32 {
     if width == 32 {
         return word;
     }
