@@ -10,6 +10,7 @@ mod rules;
 mod sass;
 mod setup;
 mod softgpu;
+mod sweep;
 mod test;
 
 use std::path::Path;
@@ -50,6 +51,8 @@ enum Command {
     },
     /// Runs a command under many seeds of the software GPU and stops at the first failure
     Explore(explore::Explore),
+    /// Runs outside programs of the driver API on the software GPU
+    Sweep(sweep::Sweep),
     /// Regenerates committed files from their sources
     Bless {
         /// Which file
@@ -126,6 +129,7 @@ fn dispatch(command: &Command) -> Result<ExitCode> {
         Command::Demo { json } => return demo::run((*json).into()),
         Command::Test => return test::run(),
         Command::Explore(explore) => return explore::run(explore),
+        Command::Sweep(sweep) => return sweep::run(sweep),
         Command::Bench { what, json } => bench::run(*what, (*json).into())?,
         Command::Bless {
             what: Blessed::Params,

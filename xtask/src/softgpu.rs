@@ -10,6 +10,12 @@ use crate::process::{cargo, output, run};
 /// Builds the library and prints a folder in which it has the driver's name.
 #[expect(clippy::print_stdout, reason = "the folder is the command's result")]
 pub(crate) fn print_dir() -> Result<()> {
+    println!("{}", driver_folder()?.display());
+    Ok(())
+}
+
+/// Builds the library; the folder in which it has the driver's name.
+pub(crate) fn driver_folder() -> Result<PathBuf> {
     run(cargo().args(["build", "--quiet", "--release", "--package", "softgpu"]))?;
     let release = target_directory()?.join("release");
     let library = release.join("libsoftgpu.so");
@@ -27,8 +33,7 @@ pub(crate) fn print_dir() -> Result<()> {
     }
     std::os::unix::fs::symlink(&library, &link)
         .with_context(|| format!("cannot link {}", link.display()))?;
-    println!("{}", folder.display());
-    Ok(())
+    Ok(folder)
 }
 
 /// Cargo's target folder.

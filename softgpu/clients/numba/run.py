@@ -107,7 +107,7 @@ def main(module, path):
     from numba.testing import run_tests
 
     try:
-        run_tests([sys.argv[0], "-v", module])
+        run_tests([sys.argv[0], "-v", module], defaultTest="numba.tests")
     except SystemExit:
         pass
     except BaseException as why:

@@ -1,0 +1,119 @@
+//! `sweep clients`: outside programs of the CUDA driver API, unmodified, on the software GPU.
+//!
+//! They are installed under `target/clients/`, from pinned sources. Every test of theirs must pass,
+//! apart from those that `docs/softgpu-clients.md` lists one by one with a reason; a listed test that
+//! passes, or that no longer exists, is an error too.
+
+mod cudarc;
+mod install;
+mod list;
+mod numba;
+mod outcome;
+mod process;
+mod triton;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+
+use crate::Format;
+use install::Places;
+use list::Expected;
+use outcome::{Outcomes, Verdict};
+
+/// Of the tests that run, at most this part may be listed as failing.
+const MOST_LISTED: f64 = 0.05;
+
+/// Arguments of `sweep`.
+#[derive(Args)]
+pub(crate) struct Sweep {
+    /// What
+    what: Subject,
+    /// Which of them; all, if none is named
+    suites: Vec<Suite>,
+    /// Only test modules (numba) or tests whose name contains this
+    #[arg(long)]
+    only: Option<String>,
+    /// End with one JSON line
+    #[arg(long)]
+    json: bool,
+}
+
+/// What can be swept.
+#[derive(Clone, Copy, ValueEnum)]
+enum Subject {
+    /// Outside programs of the driver API, on the software GPU
+    Clients,
+}
+
+/// An outside client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Suite {
+    /// numba-cuda's own tests: cudadrv and cudapy
+    Numba,
+    /// Kernels compiled by Triton
+    Triton,
+    /// cudarc's own unit tests
+    Cudarc,
+}
+
+impl Suite {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Numba => "numba",
+            Self::Triton => "triton",
+            Self::Cudarc => "cudarc",
+        }
+    }
+
+    fn run(self, places: &Places, only: &str) -> Result<Outcomes> {
+        match self {
+            Self::Numba => numba::run(places, only),
+            Self::Triton => triton::run(places, only),
+            Self::Cudarc => cudarc::run(places, only),
+        }
+    }
+}
+
+/// Installs and runs the clients.
+#[expect(clippy::print_stdout, reason = "prints its results")]
+pub(crate) fn run(sweep: &Sweep) -> Result<ExitCode> {
+    let Subject::Clients = sweep.what;
+    let expected = Expected::read()?;
+    let places = install::run()?;
+    let suites = match &sweep.suites[..] {
+        [] => Suite::value_variants(),
+        named => named,
+    };
+    let (mut passed, mut failed, mut parts) = (0, 0, Vec::new());
+    for suite in suites {
+        let outcomes = suite.run(&places, sweep.only.as_deref().unwrap_or_default())?;
+        if outcomes.len() == 0 {
+            bail!("{}: no test ran", suite.name());
+        }
+        let listed = expected.of(suite.name());
+        let verdict = Verdict::new(&outcomes, &listed, sweep.only.is_none());
+        let share = verdict.listed.len() as f64 / verdict.ran().max(1) as f64;
+        let too_many = sweep.only.is_none() && share >= MOST_LISTED;
+        verdict.print(suite.name());
+        if too_many {
+            println!("{}: {:.1} % are listed as failing", suite.name(), share * 100.0);
+        }
+        passed += verdict.passed;
+        failed += verdict.failed() + usize::from(too_many);
+        parts.push(verdict.json(suite.name()));
+    }
+    println!("{passed} passed, {failed} failed");
+    if Format::from(sweep.json) == Format::Json {
+        println!(
+            "{{\"sweep\":\"clients\",\"passed\":{passed},\"failed\":{failed},\"suites\":[{}]}}",
+            parts.join(",")
+        );
+    }
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
