@@ -33,7 +33,10 @@ pub(super) fn run(places: &Places, only: &str) -> Result<Outcomes> {
     // An end with an error is explained by the tests that failed, unless none did.
     let complete = text.lines().any(|line| line.starts_with("test result:"));
     if let (Some(end), false) = (end, complete) {
-        outcomes.set("cudarc", Outcome::Failed(format!("{end}; see {}", log.display())));
+        outcomes.set(
+            "cudarc",
+            Outcome::Failed(format!("{end}; see {}", log.display())),
+        );
     }
     Ok(outcomes)
 }
@@ -63,7 +66,9 @@ fn fetched() -> Result<PathBuf> {
     let metadata = output(cargo().args(["metadata", "--format-version", "1"]))?;
     let paths = metadata.split("\"manifest_path\":\"").skip(1);
     for path in paths.filter_map(|rest| rest.split('"').next()) {
-        let folder = Path::new(path).parent().context("a manifest in no folder")?;
+        let folder = Path::new(path)
+            .parent()
+            .context("a manifest in no folder")?;
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with("cudarc-") {
             return Ok(folder.to_owned());
@@ -74,7 +79,9 @@ fn fetched() -> Result<PathBuf> {
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
-    for entry in std::fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+    for entry in
+        std::fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))?
+    {
         let entry = entry?;
         let target = to.join(entry.file_name());
         if entry.file_type()?.is_dir() {

@@ -14,8 +14,8 @@ pub(super) struct Expected(Vec<(String, String)>);
 
 impl Expected {
     pub(super) fn read() -> Result<Self> {
-        let text =
-            std::fs::read_to_string(root().join(FILE)).with_context(|| format!("cannot read {FILE}"))?;
+        let text = std::fs::read_to_string(root().join(FILE))
+            .with_context(|| format!("cannot read {FILE}"))?;
         Self::parse(&text)
     }
 

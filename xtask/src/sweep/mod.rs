@@ -98,7 +98,11 @@ pub(crate) fn run(sweep: &Sweep) -> Result<ExitCode> {
         let too_many = sweep.only.is_none() && share >= MOST_LISTED;
         verdict.print(suite.name());
         if too_many {
-            println!("{}: {:.1} % are listed as failing", suite.name(), share * 100.0);
+            println!(
+                "{}: {:.1} % are listed as failing",
+                suite.name(),
+                share * 100.0
+            );
         }
         passed += verdict.passed;
         failed += verdict.failed() + usize::from(too_many);

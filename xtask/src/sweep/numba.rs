@@ -29,9 +29,15 @@ pub(super) fn run(places: &Places, only: &str) -> Result<Outcomes> {
         let why = end.as_deref().unwrap_or("the process ended");
         let failures = outcomes.record(&text, why);
         if let Some(end) = &end {
-            outcomes.set(module, Outcome::Failed(format!("{end}; see {}", log.display())));
+            outcomes.set(
+                module,
+                Outcome::Failed(format!("{end}; see {}", log.display())),
+            );
         }
-        eprintln!("{name}: {failures} failed{}", end.map(|e| format!("; {e}")).unwrap_or_default());
+        eprintln!(
+            "{name}: {failures} failed{}",
+            end.map(|e| format!("; {e}")).unwrap_or_default()
+        );
     }
     Ok(outcomes)
 }

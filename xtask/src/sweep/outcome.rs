@@ -95,7 +95,9 @@ impl Verdict {
                 verdict.stale.push(test.clone());
             }
         }
-        let gone = listed.iter().filter(|&&test| !outcomes.tests.contains_key(test));
+        let gone = listed
+            .iter()
+            .filter(|&&test| !outcomes.tests.contains_key(test));
         if whole {
             verdict.stale.extend(gone.map(|&test| test.to_owned()));
         }
@@ -150,7 +152,10 @@ mod tests {
         let text = "plan\ta\nplan\tb\nplan\tc\npass\ta\nfail\tc\twhy\npass\tc\n";
         assert_eq!(outcomes.record(text, "signal 11"), 2);
         assert_eq!(outcomes.tests["a"], Outcome::Passed);
-        assert_eq!(outcomes.tests["b"], Outcome::Failed("did not end: signal 11".into()));
+        assert_eq!(
+            outcomes.tests["b"],
+            Outcome::Failed("did not end: signal 11".into())
+        );
         assert_eq!(outcomes.tests["c"], Outcome::Failed("why".into()));
     }
 

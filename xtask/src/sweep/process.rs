@@ -10,7 +10,11 @@ use anyhow::{Context, Result};
 const POLL: Duration = Duration::from_millis(50);
 
 /// Runs `command` with its output in `log`; how it ended, unless that was success.
-pub(super) fn limited(command: &mut Command, limit: Duration, log: &Path) -> Result<Option<String>> {
+pub(super) fn limited(
+    command: &mut Command,
+    limit: Duration,
+    log: &Path,
+) -> Result<Option<String>> {
     let file = File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
     let mut child = command
         .stdin(Stdio::null())
