@@ -293,7 +293,7 @@ impl Decoder {
                 Flow::Call(*site)
             }
             Op::Ret => Flow::Return,
-            Op::Prefetch | Op::Setmaxnreg { .. } | Op::WgmmaFence | Op::Brkpt => Flow::Nop,
+            Op::Prefetch | Op::Setmaxnreg { .. } | Op::WgmmaFence => Flow::Nop,
             Op::Cover(number) => Flow::Cover(*number),
             op if is_machine(op) => Flow::Machine,
             op => {
@@ -339,6 +339,7 @@ fn is_machine(op: &Op) -> bool {
             | Op::Mapa { .. }
             | Op::Getctarank { .. }
             | Op::Trap
+            | Op::Brkpt
             | Op::Frame
             | Op::Builtin(_)
             | Op::Alloca(_)

@@ -67,7 +67,8 @@ impl Warp {
                 self.special(env, st, site, *special);
                 Ok(Step::Next)
             }
-            Op::Trap => Err(LaneFault {
+            // Nobody is there who could let the threads go on.
+            Op::Trap | Op::Brkpt => Err(LaneFault {
                 lane: mask.trailing_zeros(),
                 kind: FaultKind::Trap,
             }),
@@ -332,6 +333,7 @@ impl Warp {
             uniform => [self.uniform_special(env, st, uniform); 32],
         };
         match dst.class {
+            Class::Pred => self.write_uniform(dst, site.mask, values[0] as u32),
             Class::B64 => self.regs.write64(Slot(dst.slot), site.mask, &values),
             _ => {
                 let words = values.map(|value| value as u32);
