@@ -18,6 +18,13 @@ enum Value {
     Float(Number),
 }
 
+/// How operands are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sign {
+    Signed,
+    Unsigned,
+}
+
 /// Binary operators by how tightly they bind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Operator {
@@ -58,7 +65,8 @@ impl Operator {
     }
 
     /// The value for 64-bit operands; `None` for a division by zero.
-    fn apply(self, a: u64, b: u64, unsigned: bool) -> Option<u64> {
+    fn apply(self, (a, b): (u64, u64), sign: Sign) -> Option<u64> {
+        let unsigned = sign == Sign::Unsigned;
         let (sa, sb) = (a.cast_signed(), b.cast_signed());
         // More than 63 places give what 63 and one more would.
         let places = u32::try_from(b).unwrap_or(64).min(64);
@@ -160,7 +168,12 @@ impl Parser<'_> {
             let (b, second) = self.integer(right)?;
             let shift = matches!(operator, Operator::Shl | Operator::Shr);
             let unsigned = first || second && !shift;
-            let bits = operator.apply(a, b, unsigned);
+            let sign = if unsigned {
+                Sign::Unsigned
+            } else {
+                Sign::Signed
+            };
+            let bits = operator.apply((a, b), sign);
             let bits = bits.ok_or_else(|| pos.syntax("division by zero"))?;
             left = Value::Int { bits, unsigned };
         }
