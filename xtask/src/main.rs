@@ -4,6 +4,7 @@ mod bench;
 mod coverage;
 mod demo;
 mod explore;
+mod gpu;
 mod params;
 mod process;
 mod rules;
@@ -65,6 +66,8 @@ enum Command {
     },
     /// Prints registers, spills, shared memory and main-loop instructions of every kernel
     Sass,
+    /// Runs the hardware tests on this machine's GPU (exit code 2 where there is none)
+    Gpu(gpu::GpuTask),
     /// Builds the software GPU
     Softgpu(SoftgpuTask),
 }
@@ -147,6 +150,7 @@ fn dispatch(command: &Command) -> Result<ExitCode> {
             what: Checked::Rules,
         } => rules::check()?,
         Command::Sass => sass::print()?,
+        Command::Gpu(task) => return gpu::run(task),
         Command::Softgpu(task) if task.coverage => return coverage::print(),
         Command::Softgpu(_) => softgpu::print_dir()?,
     }

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::file::TestFile;
 use crate::parent::{Device, Outcome, Seeds, Settings, run_isolated};
@@ -92,22 +94,20 @@ pub fn run_folder(
         "{{\"device\":{},\"software\":{software}}}",
         quoted(&device.name)
     )?;
-    let record = output.with_extension("record");
     let settings = Settings {
         library: library.to_owned(),
         limit: std::time::Duration::from_mins(5),
         coverage: None,
-        record: Some(record.clone()),
+        record: Some(output.with_extension("record")),
         seeds: if software { Seeds::All } else { Seeds::Fixed },
     };
-    for (name, path) in files(folder) {
-        // Left by an earlier file, or not there.
-        let _ = std::fs::remove_file(&record);
-        let outcome = match TestFile::read(&path) {
-            Ok(file) => run_isolated(&file, &settings),
-            Err(why) => Outcome::Failed(why),
-        };
-        let records = std::fs::read_to_string(&record).unwrap_or_default();
+    // A real device has one test at a time: they are to be alone on it.
+    let jobs = if software {
+        std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+    } else {
+        1
+    };
+    for (name, outcome, records) in run_all(&files(folder), &settings, jobs) {
         compare(&mut summary, &predictions, &name, &records);
         writeln!(results, "{}", line(&name, &outcome, &records))?;
         match outcome {
@@ -116,8 +116,52 @@ pub fn run_folder(
             Outcome::Failed(why) => summary.failed.push(format!("{name}: {why}")),
         }
     }
-    let _ = std::fs::remove_file(&record);
     Ok(summary)
+}
+
+/// A file's name, how it ended and what it recorded.
+type Ended = (String, Outcome, String);
+
+/// Runs files, several at a time; their ends in the order of the files.
+fn run_all(files: &[(String, PathBuf)], settings: &Settings, jobs: usize) -> Vec<Ended> {
+    let next = AtomicUsize::new(0);
+    let ended = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(file) = files.get(index) else { break };
+                    let end = run_one(file, index, settings);
+                    let mut ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
+                    ended.push((index, end));
+                }
+            });
+        }
+    });
+    let mut ended = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
+    ended.sort_by_key(|(index, _)| *index);
+    ended.into_iter().map(|(_, end)| end).collect()
+}
+
+fn run_one((name, path): &(String, PathBuf), index: usize, settings: &Settings) -> Ended {
+    let record = settings.record.as_ref();
+    let record = record.map(|path| path.with_extension(format!("record{index}")));
+    let settings = Settings {
+        record: record.clone(),
+        ..settings.clone()
+    };
+    let outcome = match TestFile::read(path) {
+        Ok(file) => run_isolated(&file, &settings),
+        Err(why) => Outcome::Failed(why),
+    };
+    let mut records = String::new();
+    if let Some(path) = record {
+        // A file that records nothing leaves none.
+        records = std::fs::read_to_string(&path).unwrap_or_default();
+        let _ = std::fs::remove_file(&path);
+    }
+    (name.clone(), outcome, records)
 }
 
 /// Counts the records that are as predicted.
