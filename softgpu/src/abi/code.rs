@@ -282,6 +282,14 @@ entries! { call:
     fn cuLibraryGetGlobal(address: Out<u64>, bytes: Out<u64>, library: u64, name: In<c_char>) {
         give_range(address, bytes, library_module(library)?.global(&name.text()?)?)
     }
+    fn cuLibraryGetManaged(
+        _address: Out<u64>, _bytes: Out<u64>, library: u64, name: In<c_char>
+    ) {
+        // PTX for Hopper declares managed variables like others; the runtime marks them.
+        Library::get(library)?;
+        name.text()?;
+        Err(Status::NOT_FOUND)
+    }
     fn cuKernelGetFunction(function: Out<u64>, kernel: u64) {
         function.set(KernelRef::get(kernel)?.function(&*healthy()?)?.handle)
     }

@@ -108,9 +108,12 @@ entries! { call:
         }
         create(handle, flags, device)
     }
-    fn cuCtxCreate_v4(handle: Out<u64>, params: In<u64>, flags: u32, device: i32) {
-        if !params.is_null() {
-            return Err(Status::NOT_SUPPORTED);
+    fn cuCtxCreate_v4(handle: Out<u64>, params: In<[u64; 3]>, flags: u32, device: i32) {
+        // Execution affinity, how many of them, sharing with a graphics client.
+        match params.get() {
+            Err(_) | Ok([0, _, 0]) => {}
+            Ok([_, _, 0]) => return Err(Status::UNSUPPORTED_EXEC_AFFINITY),
+            Ok(_) => return Err(Status::NOT_SUPPORTED),
         }
         create(handle, flags, device)
     }

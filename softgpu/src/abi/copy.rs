@@ -9,7 +9,7 @@
     reason = "exported C functions; host memory on the caller's word"
 )]
 
-use super::pointers::In;
+use super::pointers::{In, Out};
 use super::types::{Memcpy2d, Memcpy3d};
 use crate::driver::context::{DefaultStream, by_handle, stream};
 use crate::driver::status::{Result, Status};
@@ -163,6 +163,34 @@ fn fill(
     fill.submit(&context, &stream, mode)
 }
 
+/// Queues copies one after another; which one failed, if one did. Their order is not promised, so
+/// the order of the list will do.
+fn copy_batch(
+    (dsts, srcs): (In<u64>, In<u64>),
+    sizes: In<u64>,
+    count: u64,
+    (on, default): (u64, DefaultStream),
+) -> std::result::Result<(), (u64, Status)> {
+    // The legacy stream takes no batches.
+    if count == 0 || on == 0 && default == DefaultStream::Legacy || on == 1 {
+        return Err((u64::MAX, Status::INVALID_VALUE));
+    }
+    for index in 0..count {
+        let copy = || {
+            let i = usize::try_from(index).map_err(|_| Status::INVALID_VALUE)?;
+            let (dst, src, bytes) = (dsts.get_at(i)?, srcs.get_at(i)?, sizes.get_at(i)?);
+            submit(
+                linear((Unified, dst), (Unified, src), bytes),
+                on,
+                default,
+                Async,
+            )
+        };
+        copy().map_err(|status| (index, status))?;
+    }
+    Ok(())
+}
+
 entries! { call:
     fn cuMemcpy | cuMemcpy_ptds, default (dst: u64, src: u64, bytes: u64) {
         submit(linear((Unified, dst), (Unified, src), bytes), 0, default, Sync)
@@ -276,5 +304,27 @@ entries! { call:
         at: u64, pitch: u64, value: u32, width: u64, height: u64, on: u64
     ) {
         fill((at, pitch), &value.to_le_bytes(), (width, height), (on, default), Async)
+    }
+    fn cuMemcpyBatchAsync_v2 | cuMemcpyBatchAsync_v2_ptsz, default (
+        dsts: In<u64>, srcs: In<u64>, sizes: In<u64>, count: u64, attributes: In<u64>,
+        places: In<u64>, attribute_count: u64, on: u64
+    ) {
+        if attribute_count == 0 || attributes.is_null() || places.get()? != 0 {
+            return Err(Status::INVALID_VALUE);
+        }
+        copy_batch((dsts, srcs), sizes, count, (on, default)).map_err(|(_, status)| status)
+    }
+    fn cuMemcpyBatchAsync | cuMemcpyBatchAsync_ptsz, default (
+        dsts: In<u64>, srcs: In<u64>, sizes: In<u64>, count: u64, attributes: In<u64>,
+        places: In<u64>, attribute_count: u64, failed: Out<u64>, on: u64
+    ) {
+        if attribute_count == 0 || attributes.is_null() || places.get()? != 0 {
+            return Err(Status::INVALID_VALUE);
+        }
+        let done = copy_batch((dsts, srcs), sizes, count, (on, default));
+        done.map_err(|(index, status)| {
+            failed.set_if(index);
+            status
+        })
     }
 }

@@ -4,7 +4,8 @@
 
 use super::pointers::{In, Out};
 use super::types::MemLocation;
-use crate::driver::context::{current_handle, healthy, stream};
+use crate::driver::context::{DefaultStream, current_handle, healthy, stream};
+use crate::driver::machine::driver;
 use crate::driver::memory::{self, PointerValue};
 use crate::driver::status::{Result, Status};
 use crate::mem::{AddressSpace, MemError, RegionKind};
@@ -51,6 +52,41 @@ fn put(data: Out<u8>, value: PointerValue) -> Result<()> {
     }
 }
 
+/// Managed memory, whole.
+fn managed(pointer: u64, bytes: u64) -> Result<()> {
+    let region = AddressSpace::global().lookup(pointer);
+    let managed = region.filter(|r| r.kind == RegionKind::Managed && r.contains(pointer, bytes));
+    managed
+        .filter(|_| bytes > 0)
+        .map(drop)
+        .ok_or(Status::INVALID_VALUE)
+}
+
+/// A prefetch of managed memory moves nothing: there is one memory.
+fn prefetch((pointer, bytes): (u64, u64), on: u64, default: DefaultStream) -> Result<()> {
+    stream(on, default)?.0.health.check()?;
+    managed(pointer, bytes)
+}
+
+fn advise((pointer, bytes): (u64, u64), advice: u32) -> Result<()> {
+    healthy()?;
+    managed(pointer, bytes)?;
+    if (1..=6).contains(&advice) {
+        Ok(())
+    } else {
+        Err(Status::INVALID_VALUE)
+    }
+}
+
+/// A device, or -1 for the host.
+fn device_or_host(device: i32) -> Result<()> {
+    const HOST: i32 = -1;
+    if device == HOST {
+        return Ok(());
+    }
+    driver().device(device).map(drop)
+}
+
 /// What advice and prefetches of managed memory have left behind. Here they change nothing: there is
 /// no preferred location, nobody was told of, and nothing was prefetched.
 fn range_attribute(
@@ -65,9 +101,7 @@ fn range_attribute(
     if data.is_null() || bytes == 0 || size == 0 || !size.is_multiple_of(4) {
         return Err(Status::INVALID_VALUE);
     }
-    let region = AddressSpace::global().lookup(pointer);
-    let managed = region.filter(|r| r.kind == RegionKind::Managed && r.contains(pointer, bytes));
-    managed.ok_or(Status::INVALID_VALUE)?;
+    managed(pointer, bytes)?;
     let words = usize::try_from(size / 4).map_err(|_| Status::INVALID_VALUE)?;
     match attribute {
         READ_MOSTLY => data.cast().set(0i32),
@@ -180,14 +214,31 @@ entries! { call:
         pointer.set(memory::alloc_host(&context, bytes, RegionKind::Managed)?)
     }
     fn cuMemPrefetchAsync_v2 | cuMemPrefetchAsync_v2_ptsz, default (
-        pointer: u64, bytes: u64, _location: MemLocation, _flags: u32, on: u64
+        pointer: u64, bytes: u64, location: MemLocation, flags: u32, on: u64
     ) {
-        stream(on, default)?.0.health.check()?;
-        known(pointer, bytes)
+        if flags != 0 {
+            return Err(Status::INVALID_VALUE);
+        }
+        super::virtual_memory::location(location)?;
+        prefetch((pointer, bytes), on, default)
     }
-    fn cuMemAdvise_v2(pointer: u64, bytes: u64, _advice: u32, _location: MemLocation) {
-        healthy()?;
-        known(pointer, bytes)
+    fn cuMemPrefetchAsync | cuMemPrefetchAsync_ptsz, default (
+        pointer: u64, bytes: u64, device: i32, on: u64
+    ) {
+        device_or_host(device)?;
+        prefetch((pointer, bytes), on, default)
+    }
+    fn cuMemAdvise_v2(pointer: u64, bytes: u64, advice: u32, location: MemLocation) {
+        const PREFERRED_LOCATION: u32 = 3;
+        const NOT_ACCESSED: u32 = 6;
+        if (PREFERRED_LOCATION..=NOT_ACCESSED).contains(&advice) && advice != 4 {
+            super::virtual_memory::location(location)?;
+        }
+        advise((pointer, bytes), advice)
+    }
+    fn cuMemAdvise(pointer: u64, bytes: u64, advice: u32, device: i32) {
+        device_or_host(device)?;
+        advise((pointer, bytes), advice)
     }
     fn cuMemRangeGetAttribute(
         data: Out<u8>, size: u64, attribute: u32, pointer: u64, bytes: u64

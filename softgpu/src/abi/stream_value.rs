@@ -102,4 +102,29 @@ entries! { call:
     ) {
         batch((on, default), count, ops, flags)
     }
+    fn cuStreamWaitValue32 | cuStreamWaitValue32_ptsz, default (
+        on: u64, at: u64, value: u32, flags: u32
+    ) {
+        submit((on, default), vec![wait(Width::Four, at, u64::from(value), flags)?])
+    }
+    fn cuStreamWaitValue64 | cuStreamWaitValue64_ptsz, default (
+        on: u64, at: u64, value: u64, flags: u32
+    ) {
+        submit((on, default), vec![wait(Width::Eight, at, value, flags)?])
+    }
+    fn cuStreamWriteValue32 | cuStreamWriteValue32_ptsz, default (
+        on: u64, at: u64, value: u32, flags: u32
+    ) {
+        submit((on, default), vec![write(Width::Four, at, u64::from(value), flags)?])
+    }
+    fn cuStreamWriteValue64 | cuStreamWriteValue64_ptsz, default (
+        on: u64, at: u64, value: u64, flags: u32
+    ) {
+        submit((on, default), vec![write(Width::Eight, at, value, flags)?])
+    }
+    fn cuStreamBatchMemOp | cuStreamBatchMemOp_ptsz, default (
+        on: u64, count: u32, ops: In<BatchMemOp>, flags: u32
+    ) {
+        batch((on, default), count, ops, flags)
+    }
 }

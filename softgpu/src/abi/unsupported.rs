@@ -107,14 +107,12 @@ unsupported! {
     cuLaunchCooperativeKernelMultiDevice
     cuLaunchGrid
     cuLaunchGridAsync
-    cuLibraryGetManaged
     cuLibraryGetUnifiedFunction
     cuLogsCurrent
     cuLogsDumpToFile
     cuLogsDumpToMemory
     cuLogsRegisterCallback
     cuLogsUnregisterCallback
-    cuMemAdvise
     cuMemAlloc
     cuMemAllocPitch
     cuMemBatchDecompressAsync
@@ -132,8 +130,6 @@ unsupported! {
     cuMemHostGetDevicePointer
     cuMemMapArrayAsync
     cuMemMapArrayAsync_ptsz
-    cuMemPrefetchAsync
-    cuMemPrefetchAsync_ptsz
     cuMemPrefetchBatchAsync
     cuMemPrefetchBatchAsync_ptsz
     cuMemSetMemPool
@@ -158,10 +154,6 @@ unsupported! {
     cuMemcpyAtoHAsync_v2_ptsz
     cuMemcpyAtoH_v2
     cuMemcpyAtoH_v2_ptds
-    cuMemcpyBatchAsync
-    cuMemcpyBatchAsync_ptsz
-    cuMemcpyBatchAsync_v2
-    cuMemcpyBatchAsync_v2_ptsz
     cuMemcpyDtoA
     cuMemcpyDtoA_v2
     cuMemcpyDtoA_v2_ptds
@@ -198,17 +190,7 @@ unsupported! {
     cuParamSetv
     cuSignalExternalSemaphoresAsync
     cuSignalExternalSemaphoresAsync_ptsz
-    cuStreamBatchMemOp
-    cuStreamBatchMemOp_ptsz
     cuStreamGetGreenCtx
-    cuStreamWaitValue32
-    cuStreamWaitValue32_ptsz
-    cuStreamWaitValue64
-    cuStreamWaitValue64_ptsz
-    cuStreamWriteValue32
-    cuStreamWriteValue32_ptsz
-    cuStreamWriteValue64
-    cuStreamWriteValue64_ptsz
     cuSurfObjectCreate
     cuSurfObjectDestroy
     cuSurfObjectGetResourceDesc

@@ -248,10 +248,10 @@ fn chosen(modules: &[Parts]) -> Vec<String> {
                 };
                 list.push(item.text.clone());
             }
-        } else if item.is_function || !best.contains_key(item.name.as_str()) {
-            if declared.insert(&item.name) {
-                declarations.push(declaration(item, best.get(item.name.as_str())));
-            }
+        } else if (item.is_function || !best.contains_key(item.name.as_str()))
+            && declared.insert(&item.name)
+        {
+            declarations.push(declaration(item, best.get(item.name.as_str())));
         }
     }
     declarations.extend(variables);

@@ -13,7 +13,7 @@ use super::status::{Result, Status};
 use super::stream::{Op, Stream};
 use super::task::Task;
 use super::transfer::Mode;
-use crate::mem::{AddressSpace, ArenaFile, Location, Permission, Region, RegionKind};
+use crate::mem::{Access, AddressSpace, ArenaFile, Location, Permission, Region, RegionKind};
 
 /// Allocates device memory that dies with the context.
 ///
@@ -98,6 +98,32 @@ fn location(kind: RegionKind) -> Location {
     }
 }
 
+/// What the context's device may do at an address, as `CUmemAccess_flags`; everything without a
+/// context.
+fn access_flags(context: u64, address: u64) -> u32 {
+    let Some(context) = driver().contexts.get(context) else {
+        return 3;
+    };
+    let space = AddressSpace::global();
+    let may = |access| {
+        space
+            .translate(context.device, address, 1, access)
+            .is_some()
+    };
+    match (may(Access::Read), may(Access::Write)) {
+        (_, true) => 3,
+        (true, false) => 1,
+        (false, false) => 0,
+    }
+}
+
+/// The pool that an allocation comes from, or 0.
+fn pool_of(base: u64) -> u64 {
+    let pooled = POOLED.lock();
+    let entry = pooled.as_ref().and_then(|p| p.get(&base));
+    entry.map_or(0, |(pool, _)| *pool)
+}
+
 /// An attribute of a pointer, by its `CUpointer_attribute` number.
 ///
 /// # Errors
@@ -125,15 +151,15 @@ pub fn pointer_attribute(context: u64, attribute: u32, address: u64) -> Result<P
         7 | 20 => Wide(region.id),
         8 => Flag(managed),
         9 => Word(ordinal),
-        10 => Flag(false),
+        10 => Flag(matches!(region.kind, RegionKind::Device(_))),
         11 | 19 => Wide(region.base),
         12 | 18 => Wide(region.bytes),
         13 => Flag(true),
         14 if matches!(region.kind, RegionKind::Mapped(_)) => Wide(1),
         14 => Wide(0),
         15 => Flag(matches!(owner, Location::Device(_))),
-        16 => Word(3),
-        17 => Wide(0),
+        16 => Word(access_flags(context, address)),
+        17 => Wide(pool_of(region.base)),
         21 => Flag(false),
         _ => return Err(Status::NOT_SUPPORTED),
     })

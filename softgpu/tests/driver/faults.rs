@@ -110,3 +110,35 @@ fn endless_kernels_end_with_their_context() {
     let (destroyed, _) = endless(140);
     drop(destroyed);
 }
+
+#[test]
+fn resetting_the_primary_context_recovers_from_a_fault() {
+    let _other = Context::new(6);
+    let mut primary = std::ptr::null_mut();
+    cu!(cuDevicePrimaryCtxRetain(&mut primary, 5));
+    cu!(cuCtxPushCurrent_v2(primary));
+    let write = function(module(BASIC), "write_at");
+    assert_eq!(launch!(write, [1; 3], [1; 3], 0, DEFAULT, [8u64, 1i32]), OK);
+    assert_eq!(code!(cuCtxSynchronize()), ILLEGAL);
+    assert_eq!(code!(cuMemAlloc_v2(&mut 0, 4)), ILLEGAL);
+    cu!(cuDevicePrimaryCtxReset_v2(5));
+    let (mut flags, mut active) = (0, 0);
+    cu!(cuDevicePrimaryCtxGetState(5, &mut flags, &mut active));
+    assert_eq!((flags, active), (0, 1));
+    // What the context had is gone; the context itself works again.
+    assert_eq!(
+        launch!(write, [1; 3], [1; 3], 0, DEFAULT, [8u64, 1i32]),
+        CUresult::CUDA_ERROR_INVALID_HANDLE
+    );
+    let (write, word) = (function(module(BASIC), "write_at"), alloc::<u32>(1));
+    assert_eq!(launch!(write, [1; 3], [1; 3], 0, DEFAULT, [word, 3i32]), OK);
+    assert_eq!(download::<u32>(word, 1), [3]);
+    let mut popped = std::ptr::null_mut();
+    cu!(cuCtxPopCurrent_v2(&mut popped));
+    assert_eq!(popped, primary);
+    cu!(cuDevicePrimaryCtxRelease_v2(5));
+    assert_eq!(
+        code!(cuDevicePrimaryCtxRelease_v2(5)),
+        CUresult::CUDA_ERROR_INVALID_CONTEXT
+    );
+}

@@ -198,3 +198,64 @@ fn a_destroyed_context_frees_its_memory() {
     let _context = Context::new(6);
     assert_eq!(code!(cuMemsetD8_v2(at, 0, 1)), INVALID);
 }
+
+#[test]
+fn managed_memory_takes_advice_and_nothing_else_does() {
+    let _context = Context::new(0);
+    let mut managed = 0;
+    cu!(cuMemAllocManaged(&mut managed, 8192, 1));
+    let other = alloc::<u32>(1);
+    let device = sys::CUmemLocation {
+        type_: sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE,
+        id: 0,
+    };
+    let advice = sys::CUmem_advise::CU_MEM_ADVISE_SET_PREFERRED_LOCATION;
+    let invalid = CUresult::CUDA_ERROR_INVALID_VALUE;
+    cu!(cuMemAdvise_v2(managed, 4096, advice, device));
+    cu!(cuMemPrefetchAsync_v2(managed, 8192, device, 0, DEFAULT));
+    assert_eq!(code!(cuMemAdvise_v2(other, 4, advice, device)), invalid);
+    assert_eq!(
+        code!(cuMemPrefetchAsync_v2(other, 4, device, 0, DEFAULT)),
+        invalid
+    );
+    assert_eq!(
+        code!(cuMemPrefetchAsync_v2(managed, 8193, device, 0, DEFAULT)),
+        invalid
+    );
+    let nowhere = sys::CUmemLocation { id: 99, ..device };
+    assert_eq!(
+        code!(cuMemPrefetchAsync_v2(managed, 4, nowhere, 0, DEFAULT)),
+        CUresult::CUDA_ERROR_INVALID_DEVICE
+    );
+    let mut last = 7i32;
+    cu!(cuMemRangeGetAttribute(
+        (&raw mut last).cast(),
+        4,
+        sys::CUmem_range_attribute::CU_MEM_RANGE_ATTRIBUTE_LAST_PREFETCH_LOCATION,
+        managed,
+        8192
+    ));
+    assert_eq!(last, -2);
+    cu!(cuMemFree_v2(managed));
+}
+
+#[test]
+fn pointers_tell_their_pool() {
+    let _context = Context::new(0);
+    let (mut pool, mut pointer) = (std::ptr::null_mut(), 0);
+    cu!(cuDeviceGetDefaultMemPool(&mut pool, 0));
+    cu!(cuMemAllocAsync(&mut pointer, 64, DEFAULT));
+    let pool_of = |pointer: u64| {
+        let mut found: sys::CUmemoryPool = std::ptr::null_mut();
+        cu!(cuPointerGetAttribute(
+            (&raw mut found).cast(),
+            CUpointer_attribute::CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE,
+            pointer
+        ));
+        found
+    };
+    assert_eq!(pool_of(pointer), pool);
+    assert!(pool_of(alloc::<u32>(1)).is_null());
+    cu!(cuMemFreeAsync(pointer, DEFAULT));
+    cu!(cuCtxSynchronize());
+}
