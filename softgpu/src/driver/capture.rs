@@ -217,6 +217,9 @@ pub enum Adding {
     Replace,
 }
 
+/// A graph that a capture continues, and the nodes that it comes after.
+pub type Continued = (Arc<Graph>, Vec<(u64, Edge)>);
+
 /// Begins a capture, into a new graph or behind nodes of one that is there.
 ///
 /// # Errors
@@ -227,7 +230,7 @@ pub fn begin(
     context: &Context,
     stream: &Arc<Stream>,
     mode: CaptureMode,
-    into: Option<(Arc<Graph>, Vec<(u64, Edge)>)>,
+    into: Option<Continued>,
 ) -> Result<()> {
     context.health.check()?;
     if stream.kind == StreamKind::Legacy {
