@@ -19,6 +19,10 @@
 //! // One line per kernel that finished since the start or the last reset:
 //! // name TAB launches=N TAB counter=value TAB … NEWLINE. Returns as above.
 //! size_t softgpuLaunchLog(char* buffer, size_t n);
+//! // The same as a JSON array with one object per kernel, with more counters and the hash of the
+//! // schedule. Returns as above. SOFTGPU_COUNTERS=FILE appends such an object per launch to a
+//! // file, SOFTGPU_TRACE=FILE one with the hash alone: equal hashes mean equal schedules.
+//! size_t softgpuCounters(char* buffer, size_t n);
 //! void softgpuLaunchLogReset(void);
 //! ```
 

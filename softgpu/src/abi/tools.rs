@@ -30,6 +30,16 @@ unsafe extern "C" fn softgpuLaunchLog(buffer: Out<u8>, size: u64) -> u64 {
     give(&report::launches(), buffer, size)
 }
 
+/// The counters of all kernels that finished, as a JSON array with an object per kernel.
+///
+/// # Safety
+///
+/// `buffer` is null or has `size` writable bytes.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn softgpuCounters(buffer: Out<u8>, size: u64) -> u64 {
+    give(&report::counters_json(), buffer, size)
+}
+
 /// Forgets the launches counted so far.
 #[unsafe(no_mangle)]
 extern "C" fn softgpuLaunchLogReset() {

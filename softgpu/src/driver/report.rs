@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use parking_lot::Mutex;
 
 use crate::error::{Fault, FaultKind, PtxError};
-use crate::exec::Counters;
+use crate::exec::{Counters, Tools};
 
 static LAST: Mutex<String> = Mutex::new(String::new());
 static LAUNCHES: Mutex<BTreeMap<String, Launches>> = Mutex::new(BTreeMap::new());
@@ -70,8 +70,74 @@ pub fn last() -> String {
     LAST.lock().clone()
 }
 
+/// Names of the classes of instructions, in the order of their numbers.
+const CLASS_NAMES: [&str; crate::exec::CLASSES] = [
+    "alu", "load", "store", "atomic", "control", "warp", "sync", "async",
+];
+
+/// Counters as one JSON object; `launches` launches of a kernel.
+fn json(kernel: &str, launches: u64, counters: &Counters) -> String {
+    let mut text = format!("{{\"kernel\":{kernel:?},\"launches\":{launches}");
+    for (name, value) in named(counters) {
+        let _ = write!(text, ",\"{name}\":{value}");
+    }
+    let bytes = &counters.bytes;
+    let spaces = [
+        ("generic", bytes.generic),
+        ("global", bytes.global),
+        ("shared", bytes.shared),
+        ("local", bytes.local),
+        ("param", bytes.param),
+    ];
+    let classes = CLASS_NAMES.iter().copied().zip(counters.warp_instructions);
+    let _ = write!(text, ",\"instructions\":{}", object(classes));
+    let _ = write!(text, ",\"bytes\":{}", object(spaces.into_iter()));
+    let _ = write!(text, ",\"schedule\":\"{:016x}\"}}", counters.schedule);
+    text
+}
+
+fn object(fields: impl Iterator<Item = (&'static str, u64)>) -> String {
+    let fields: Vec<_> = fields
+        .map(|(name, value)| format!("\"{name}\":{value}"))
+        .collect();
+    format!("{{{}}}", fields.join(","))
+}
+
+/// Appends a line to a file that a tool asked for; a file that cannot be written is named once.
+fn append(file: Option<&String>, line: impl FnOnce() -> String) {
+    use std::io::Write as _;
+    static COMPLAINED: OnceLock<()> = OnceLock::new();
+    let Some(path) = file else { return };
+    let opened = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path);
+    let written = opened.and_then(|mut file| file.write_all(format!("{}\n", line()).as_bytes()));
+    if let Err(error) = written {
+        COMPLAINED.get_or_init(|| eprintln!("softgpu: {path}: {error}"));
+    }
+}
+
+/// The counters of all kernels since the start or the last [`clear_launches`], as a JSON array of
+/// objects.
+#[must_use]
+pub fn counters_json() -> String {
+    let launches = LAUNCHES.lock();
+    let kernels = launches.iter();
+    let kernels: Vec<_> = kernels
+        .map(|(name, entry)| json(name, entry.count, &entry.counters))
+        .collect();
+    format!("[{}]", kernels.join(","))
+}
+
 /// Counts a finished launch.
 pub fn launched(kernel: &str, counters: &Counters) {
+    let tools = Tools::global();
+    append(tools.counters.as_ref(), || json(kernel, 1, counters));
+    append(tools.trace.as_ref(), || {
+        let hash = counters.schedule;
+        format!("{{\"kernel\":{kernel:?},\"schedule\":\"{hash:016x}\"}}")
+    });
     let mut launches = LAUNCHES.lock();
     if !launches.contains_key(kernel) {
         launches.insert(kernel.to_owned(), Launches::default());

@@ -24,6 +24,7 @@ use super::mbar;
 use super::seed::Choice;
 use super::split::Wait;
 use super::transfer::Progress;
+use super::visibility::LateStores;
 use super::warp::{Stop, Warp};
 use super::watch::{Recorder, Recording, Watch, Word};
 use super::wgmma;
@@ -126,10 +127,11 @@ impl Cluster {
             },
             tally: Default::default(),
             activity: 0,
-            choice,
             expire: false,
             recorder: Recorder::default(),
-            hooked: false,
+            hooked: choice.is_seeded(),
+            late: LateStores::new(choice.is_seeded()),
+            choice,
         };
         Self {
             env: Arc::new(env),
@@ -151,6 +153,11 @@ impl Cluster {
     /// Where its CTAs are.
     pub(super) fn positions(&self) -> &[Position] {
         &self.env.positions
+    }
+
+    /// Warp instructions executed, or what took as long.
+    pub(super) fn work(&self) -> u64 {
+        self.st.work
     }
 
     /// What it has executed.
@@ -212,6 +219,16 @@ impl Cluster {
                 self.complete(env, op)?;
                 progress = true;
                 self.st.record(Recording::Off);
+                continue;
+            }
+            if self.st.late.any() {
+                progress = true;
+                self.st.record(Recording::Off);
+                if self.st.choice.below(2, 1) == 0 {
+                    // Others run between one store and the next.
+                    return Ok(Outcome::Busy);
+                }
+                self.st.late.settle_any(&mut self.st.choice);
                 continue;
             }
             if self.st.live == 0 {
@@ -321,6 +338,9 @@ impl Cluster {
     }
 
     fn complete_due(&mut self, env: &Env) -> Result<(), Fault> {
+        if self.st.late.on {
+            self.st.late.settle_due(self.st.work);
+        }
         while let Some(op) = self.st.inflight.pop_due(self.st.work) {
             self.complete(env, op)?;
         }

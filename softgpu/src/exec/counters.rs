@@ -6,7 +6,7 @@
 
 use std::ops::AddAssign;
 
-use crate::ir::{Instr, MbarOp, Multimem, Op, Order, Space, Special};
+use crate::ir::{Instr, MbarOp, Multimem, Op, Operand, Order, Space, Special};
 
 /// Classes of warp instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,6 +63,8 @@ pub struct Counters {
     pub barrier_waits: u64,
     /// CTAs executed.
     pub ctas: u64,
+    /// Hash of the machine's schedule up to the end of the launch: equal for equal runs.
+    pub schedule: u64,
 }
 
 /// Bytes by the state space that the instruction names.
@@ -129,6 +131,9 @@ impl AddAssign<&Self> for Counters {
         self.async_bytes += other.async_bytes;
         self.barrier_waits += other.barrier_waits;
         self.ctas += other.ctas;
+        if other.schedule != 0 {
+            self.schedule = other.schedule;
+        }
         let (sum, more) = (&mut self.bytes, &other.bytes);
         sum.generic += more.generic;
         sum.global += more.global;
@@ -211,6 +216,29 @@ fn has_effect(instr: &Instr) -> bool {
         | Op::BarClusterArrive { .. }
         | Op::Builtin(_)
         | Op::Exit => true,
+        _ => false,
+    }
+}
+
+/// The values of a store that a seed may make visible late: weak or relaxed, of at most 64 bits per
+/// element.
+pub(super) fn may_be_late(instr: &Instr) -> Option<&[Operand]> {
+    let Op::St(access) = &instr.op else {
+        return None;
+    };
+    let late = matches!(access.order, Order::Weak | Order::Relaxed)
+        && access.ty.bytes() <= 8
+        && matches!(access.space, Space::Generic | Space::Global);
+    let values = instr.src.get(1..)?.get(..access.vec.into())?;
+    late.then_some(values)
+}
+
+/// Whether a store or atomic must come after all earlier stores, as others see them.
+pub(super) fn orders_stores(instr: &Instr) -> bool {
+    match &instr.op {
+        Op::St(access) | Op::Atom(_, access) => {
+            !matches!(access.order, Order::Weak | Order::Relaxed)
+        }
         _ => false,
     }
 }

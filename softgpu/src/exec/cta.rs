@@ -23,6 +23,7 @@ use super::kernel::Kernel;
 use super::mbar::Lives;
 use super::seed::Choice;
 use super::split::Wait;
+use super::visibility::LateStores;
 use super::watch::{Recorder, Recording};
 use super::wgmma::Warpgroup;
 use crate::error::{Fault, FaultKind};
@@ -273,6 +274,7 @@ pub(super) struct State {
     /// Waits that can time out do so now: nothing else can happen.
     pub(super) expire: bool,
     pub(super) recorder: Recorder,
+    pub(super) late: LateStores,
     /// Someone wants to know of accesses to memory before they happen.
     pub(super) hooked: bool,
 }
@@ -289,7 +291,7 @@ impl State {
             Recording::On => self.recorder.start(),
             Recording::Off => self.recorder.on = false,
         }
-        self.hooked = self.recorder.on;
+        self.hooked = self.recorder.on || self.late.on;
     }
 
     pub(super) fn wake(&mut self, rank: u32, event: Event) {

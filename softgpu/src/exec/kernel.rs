@@ -9,7 +9,7 @@ use super::inst::{Code, ConstBank, Inst};
 use super::lanes;
 use super::regs::Lanes;
 use crate::error::PtxError;
-use crate::ir::{Function, Instr, Op, Param, Reg, Space, Special, Stack};
+use crate::ir::{Function, Instr, Op, Operand, Param, Reg, Space, Special, Stack};
 
 /// Bytes of shared memory that belong to the system.
 pub(super) const RESERVED_SHARED: u32 = 1024;
@@ -55,6 +55,10 @@ pub(super) struct AccessInfo {
     pub(super) poll: u32,
     /// It is a weak load, and counts as a poll only now and then.
     pub(super) weak: bool,
+    /// Index into [`Kernel::stores`] plus 1 of a store that may become visible late.
+    pub(super) store: u32,
+    /// It orders the stores before it, or is a store that must not be late.
+    pub(super) orders: bool,
 }
 
 /// A kernel ready to launch.
@@ -65,6 +69,8 @@ pub struct Kernel {
     pub(super) sys: Vec<Sys>,
     pub(super) access: Vec<AccessInfo>,
     pub(super) polls: Vec<SmallVec<[Reg; 2]>>,
+    /// Values of stores that may become visible late.
+    pub(super) stores: Vec<SmallVec<[Operand; 4]>>,
     /// `prefix[pc]` counts the instructions before `pc`.
     pub(super) prefix: Vec<Tally>,
     pub(super) consts: Arc<[Lanes]>,
@@ -113,6 +119,7 @@ impl Kernel {
             sys: decoder.sys,
             access: decoder.access,
             polls: decoder.polls,
+            stores: decoder.stores,
             prefix: decoder.prefix,
             consts: decoder.bank.finish(),
             uses_reserved,
@@ -205,6 +212,7 @@ struct Decoder {
     sys: Vec<Sys>,
     access: Vec<AccessInfo>,
     polls: Vec<SmallVec<[Reg; 2]>>,
+    stores: Vec<SmallVec<[Operand; 4]>>,
     prefix: Vec<Tally>,
     returns: Vec<u32>,
 }
@@ -228,6 +236,7 @@ impl Decoder {
             sys: Vec::new(),
             access: Vec::new(),
             polls: Vec::new(),
+            stores: Vec::new(),
             prefix: vec![[0; COLUMNS]],
             returns: vec![0; function.calls.sites.len()],
         }
@@ -235,7 +244,7 @@ impl Decoder {
 
     fn instruction(&mut self, instr: &Instr) -> Result<(), PtxError> {
         for operand in &instr.src {
-            if let crate::ir::Operand::Reg(reg) | crate::ir::Operand::NotPred(reg) = operand {
+            if let Operand::Reg(reg) | Operand::NotPred(reg) = operand {
                 self.bank.register(*reg);
             }
         }
@@ -270,11 +279,20 @@ impl Decoder {
             self.polls.push(instr.dst.iter().copied().collect());
             poll = index(self.polls.len());
         }
+        let mut store = 0;
+        if bytes != 0
+            && let Some(values) = counters::may_be_late(instr)
+        {
+            self.stores.push(values.iter().copied().collect());
+            store = index(self.stores.len());
+        }
         self.access.push(AccessInfo {
             bytes,
             space,
             poll,
             weak,
+            store,
+            orders: counters::orders_stores(instr),
         });
     }
 

@@ -51,6 +51,7 @@ mod system;
 mod tensormap;
 mod touch;
 mod transfer;
+mod visibility;
 mod warp;
 mod warpops;
 mod watch;

@@ -156,6 +156,8 @@ pub(super) struct Scheduler {
     idle_rounds: u32,
     idle_since: Option<Instant>,
     turns: u64,
+    /// Hash of all turns so far.
+    trace: u64,
     choice: Choice,
     quiet: Option<Quiet>,
     /// Clock ticks of idleness after which the machine is searched for a deadlock.
@@ -195,6 +197,7 @@ impl Scheduler {
             idle_rounds: 0,
             idle_since: None,
             turns: 0,
+            trace: 0,
             choice: Choice::new(config.seed, u64::MAX),
             quiet: None,
             limit: config::Tools::global().deadlock.map(Clock::ticks_of),
@@ -299,7 +302,9 @@ impl Scheduler {
         if self.begun.is_empty() && self.fresh.is_empty() {
             return Next::Wait;
         }
-        let begin = self.turns.is_multiple_of(FRESH_TURN) || self.idle_turns >= waiting;
+        let begin = self.turns.is_multiple_of(FRESH_TURN)
+            || self.idle_turns >= waiting
+            || self.choice.below(4, 1) == 0;
         self.turns += 1;
         let queue = if self.begun.is_empty() || begin && !self.fresh.is_empty() {
             &mut self.fresh
@@ -443,6 +448,7 @@ impl Scheduler {
 
     /// Takes an entry back after its turn.
     pub(super) fn after(&mut self, mut entry: Box<Entry>, outcome: Outcome) {
+        self.note_turn(&entry);
         self.running -= 1;
         self.busy -= usize::from(!entry.idle);
         entry.idle = outcome == Outcome::Idle;
@@ -462,6 +468,7 @@ impl Scheduler {
 
     /// A cluster is over; its launch, if that is over too.
     pub(super) fn finish(&mut self, entry: &Entry, launch: &LaunchState) -> Option<Finished> {
+        self.note_turn(entry);
         self.running -= 1;
         self.busy -= usize::from(!entry.idle);
         self.stir();
@@ -480,7 +487,22 @@ impl Scheduler {
         let over = grid.resident == 0 && (aborted || grid.next == grid.total);
         let finished = over.then(|| self.grids.remove(&launch.id)).flatten();
         self.admit(launch.device);
+        if let Some(grid) = &finished {
+            grid.launch.counters.lock().schedule = self.trace.max(1);
+        }
         finished.and_then(Grid::finish)
+    }
+
+    /// Adds a turn to the hash of the schedule.
+    fn note_turn(&mut self, entry: &Entry) {
+        let Work::Begun(cluster) = &entry.work else {
+            return;
+        };
+        let [x, y, z] = cluster.positions().first().map_or([0; 3], |p| p.cta);
+        let place = u64::from(x) | u64::from(y) << 32 | u64::from(z) << 48;
+        for value in [cluster.launch().id, place, cluster.work()] {
+            self.trace = super::warp::stir(self.trace, value);
+        }
     }
 }
 

@@ -11,6 +11,11 @@ impl Choice {
         Self(seed.map(|seed| mix(seed ^ mix(stream.wrapping_add(1)))))
     }
 
+    /// Whether there is a seed.
+    pub(super) fn is_seeded(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// A number below `limit` (at least 1), or `fixed` without a seed.
     pub(super) fn below(&mut self, limit: u64, fixed: u64) -> u64 {
         let Some(state) = &mut self.0 else {

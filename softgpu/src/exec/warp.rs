@@ -17,6 +17,7 @@ use super::inst::{Code, Inst, LaneFault};
 use super::kernel::{Flow, Kernel, Sys};
 use super::regs::{PredSlot, RegFile, Slot};
 use super::split::{Spin, Split, Splits, Wait};
+use super::visibility::{Touch, orders_nothing};
 use super::wgmma::WarpIssue;
 use crate::error::{Fault, FaultKind};
 use crate::exec::access::MemCtx;
@@ -92,7 +93,7 @@ const SPINS: u32 = 2;
 const MOST_PATIENCE: u32 = 13;
 
 /// Adds a value to a hash.
-fn stir(hash: u64, value: u64) -> u64 {
+pub(super) fn stir(hash: u64, value: u64) -> u64 {
     (hash ^ value)
         .wrapping_mul(0x9E37_79B9_7F4A_7C15)
         .rotate_left(29)
@@ -100,7 +101,7 @@ fn stir(hash: u64, value: u64) -> u64 {
 
 /// Whether an instruction of the machine reads nothing that changes outside of the cluster, but for
 /// the clock.
-fn is_known(op: &Op) -> bool {
+pub(super) fn is_known(op: &Op) -> bool {
     matches!(
         op,
         Op::Special(_)
@@ -271,8 +272,10 @@ impl Warp {
                 }
                 Code::Mem(handler) => {
                     if mask != 0 {
-                        if st.hooked {
-                            self.before_access(kernel, st, &ctx, (pc, mask));
+                        if st.hooked && self.before_access(kernel, st, &ctx, (pc, mask)) {
+                            self.note_access(kernel, st, (at, pc, mask));
+                            pc += 1;
+                            continue;
                         }
                         // SAFETY: as above; `env` keeps alive what the context points to.
                         let done = unsafe { handler(&mut self.regs, mask, inst, &mut ctx) };
@@ -449,7 +452,9 @@ impl Warp {
         spun
     }
 
-    /// Before an access to memory, if someone wants to know.
+    /// Before an access to memory, if someone wants to know; `true` if it need not happen now.
+    ///
+    /// This is the place for whatever else looks at accesses one by one, such as shadow memory.
     #[cold]
     fn before_access(
         &mut self,
@@ -457,8 +462,11 @@ impl Warp {
         st: &mut State,
         ctx: &MemCtx<'_>,
         (pc, mask): (u32, u32),
-    ) {
+    ) -> bool {
         let info = kernel.access[pc as usize];
+        if st.late.on && self.make_late(kernel, st, ctx, (pc, mask)) {
+            return true;
+        }
         // Local memory may hold a counter.
         st.recorder.fixed &= info.space != Space::Local;
         if st.recorder.on && info.poll != 0 && !(info.weak && !self.armed) {
@@ -474,6 +482,50 @@ impl Warp {
                 }
             }
         }
+        false
+    }
+
+    /// Under a seed: keeps a store for later, or makes visible what the access must come after.
+    fn make_late(
+        &mut self,
+        kernel: &Kernel,
+        st: &mut State,
+        ctx: &MemCtx<'_>,
+        (pc, mask): (u32, u32),
+    ) -> bool {
+        let info = kernel.access[pc as usize];
+        if info.bytes == 0 || info.orders {
+            st.late.drain();
+            return false;
+        }
+        if matches!(
+            info.space,
+            Space::Shared | Space::SharedCluster | Space::Local | Space::Param
+        ) {
+            return false;
+        }
+        let inst = &kernel.code[pc as usize];
+        // SAFETY: only loads, stores and atomics have bytes; the file has all slots of the kernel.
+        let (space, addresses) = unsafe { guest_addresses(&mut self.regs, inst) };
+        let touch = Touch {
+            space,
+            addresses: &addresses,
+            mask,
+            bytes: info.bytes,
+        };
+        if info.store == 0 {
+            st.late.settle(touch);
+            return false;
+        }
+        let values = &kernel.stores[info.store as usize - 1];
+        let regs = &self.regs;
+        let of_lane = |lane| {
+            values
+                .iter()
+                .map(|value| regs.operand_u64(value, lane))
+                .collect()
+        };
+        st.late.keep(ctx, touch, (st.work, &mut st.choice), of_lane)
     }
 
     /// Counts the bytes of an access, and what a poll has read.
@@ -558,6 +610,9 @@ impl Warp {
             }
             Flow::Machine => {
                 st.recorder.whole &= !st.recorder.on || is_known(&sys.instr.op);
+                if st.late.on && !orders_nothing(&sys.instr.op) {
+                    st.late.drain();
+                }
                 let done = self.machine(env, st, ctx, (sys, at, mask));
                 let step = done.map_err(|error| fault(self, error))?;
                 Ok(self.apply(at, mask, pc, step))

@@ -12,6 +12,7 @@ mod engine;
 mod harness;
 mod multimem;
 mod ring;
+mod seeds;
 mod speed;
 mod sync;
 mod warp;
