@@ -61,6 +61,27 @@ fn trial((name, path): (String, PathBuf), settings: Settings) -> Trial {
     })
 }
 
+/// A file that must fail: its first line says how, so that a test that cannot fail is noticed.
+fn must_fail((name, path): (String, PathBuf), settings: Settings) -> Trial {
+    Trial::test(format!("wrong/{name}"), move || {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let wanted = text.lines().next().unwrap();
+        let wanted = wanted.strip_prefix("// fails: ").unwrap();
+        let why = match TestFile::read(&path) {
+            Ok(file) => match run_isolated(&file, &settings) {
+                Outcome::Failed(why) => why,
+                other => return Err(Failed::from(format!("{other:?}"))),
+            },
+            Err(why) => why,
+        };
+        if why.contains(wanted) {
+            Ok(())
+        } else {
+            Err(Failed::from(format!("fails with {why}")))
+        }
+    })
+}
+
 fn main() -> ExitCode {
     if let Some(code) = child_main() {
         return code;
@@ -74,11 +95,16 @@ fn main() -> ExitCode {
         seeds: Seeds::All,
         coverage: std::env::var_os("SOFTGPU_COVERAGE_DIR").map(PathBuf::from),
     };
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let trials = ["isa", "hardware"]
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut trials: Vec<Trial> = ["tests/isa", "tests/hardware"]
         .iter()
-        .flat_map(|folder| files(&tests.join(folder)))
+        .flat_map(|folder| files(&here.join(folder)))
         .map(|file| trial(file, settings.clone()))
         .collect();
+    // Not under SOFTGPU_BLESS, which would make them right.
+    if std::env::var_os("SOFTGPU_BLESS").is_none() {
+        let wrong = files(&here.join("testdata/wrong")).into_iter();
+        trials.extend(wrong.map(|file| must_fail(file, settings.clone())));
+    }
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

@@ -146,3 +146,102 @@ fn generated(
     let element = |i| Wanted::Bits(vec![generator.element(ty, i)]);
     Ok((0..count).map(element).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(ty: &str, count: usize, text: &str) -> Result<Vec<Wanted>, String> {
+        let ty = Type::parse(ty).unwrap();
+        let content = Some((Type::Unsigned(4), vec![7, 8, 9]));
+        elements(ty, count, text, &|name| {
+            content.clone().filter(|_| name == "a")
+        })
+    }
+
+    fn bits(ty: &str, text: &str) -> Vec<u64> {
+        let all = list(ty, text.split_whitespace().count(), text).unwrap();
+        let exact = all.iter().map(|wanted| match wanted {
+            Wanted::Bits(list) => list[0],
+            other => panic!("{other:?}"),
+        });
+        exact.collect()
+    }
+
+    #[test]
+    fn literals_have_the_bits_of_their_type() {
+        assert_eq!(bits("u8", "0 255 -1 -128 0xff"), [0, 255, 255, 128, 255]);
+        assert_eq!(bits("s16", "-2 32767 0x8000"), [0xfffe, 0x7fff, 0x8000]);
+        assert_eq!(bits("u64", "18446744073709551615"), [u64::MAX]);
+        assert_eq!(
+            bits("f32", "1 -0.0 0.1 inf 0x1"),
+            [0x3f80_0000, 0x8000_0000, 0x3dcc_cccd, 0x7f80_0000, 1]
+        );
+        assert_eq!(bits("f16", "1 65504 -2"), [0x3c00, 0x7bff, 0xc000]);
+        assert_eq!(bits("bf16", "1 -2"), [0x3f80, 0xc000]);
+        assert_eq!(bits("f64", "1"), [0x3ff0_0000_0000_0000]);
+        for (ty, wrong) in [
+            ("u8", "256"),
+            ("s8", "-129"),
+            ("u32", "1.5"),
+            ("u16", "0x10000"),
+        ] {
+            assert!(list(ty, 1, wrong).is_err(), "{ty} {wrong}");
+        }
+    }
+
+    #[test]
+    fn items_fill_exactly_what_there_is() {
+        let one = |bits| Wanted::Bits(vec![bits]);
+        assert_eq!(
+            list("u32", 6, "1*2 iota(5,-1)*3 _"),
+            Ok(vec![
+                one(1),
+                one(1),
+                one(5),
+                one(4),
+                one(3),
+                Wanted::Anything
+            ])
+        );
+        assert_eq!(
+            list("u32", 3, "7 copy(a,1)"),
+            Ok(vec![one(7), one(8), one(9)])
+        );
+        assert_eq!(
+            list("f32", 2, "nan 1|2"),
+            Ok(vec![
+                Wanted::Nan,
+                Wanted::Bits(vec![0x3f80_0000, 0x4000_0000])
+            ])
+        );
+        for wrong in [
+            "1",
+            "1 2 3 4",
+            "1*4",
+            "copy(b)",
+            "copy(a,1)",
+            "iota(",
+            "frob(1)",
+        ] {
+            assert!(list("u32", 3, wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn generators_stay_in_their_range() {
+        for wanted in list("u8", 1000, "wide(3,3,2,14)").unwrap() {
+            let Wanted::Bits(bits) = wanted else { panic!() };
+            assert!((2..=14).contains(&(bits[0] >> 3 & 15)), "{bits:?}");
+        }
+        let all = list("f32", 1000, "uniform(1)").unwrap();
+        let mut sum = 0.0;
+        for wanted in all {
+            let Wanted::Bits(bits) = wanted else { panic!() };
+            let value = f32::from_bits(u32::try_from(bits[0]).unwrap());
+            assert!((-1.0..1.0).contains(&value));
+            sum += value;
+        }
+        assert!(sum.abs() < 100.0 && sum != 0.0, "{sum}");
+    }
+}

@@ -244,3 +244,35 @@ fn mixed(seed: u64, index: u64) -> u64 {
     let value = (value ^ value >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
     value ^ value >> 31
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_reads_back() {
+        let types = ["u8", "u32", "s16", "s64", "f16", "bf16", "f32", "f64"];
+        for ty in types.map(|name| Type::parse(name).unwrap()) {
+            for index in 0..2000 {
+                let bits = Generator::Random(5).element(ty, index);
+                assert_eq!(ty.literal(&ty.show(bits)), Ok(bits), "{ty:?} {bits:#x}");
+            }
+            let bytes = ty.join(&[1, ty.mask()]);
+            assert_eq!(
+                (bytes.len(), ty.split(&bytes)),
+                (2 * ty.bytes(), vec![1, ty.mask()])
+            );
+        }
+    }
+
+    #[test]
+    fn distances_count_representable_values() {
+        let ty = Type::F32;
+        let of = |value: f32| u64::from(value.to_bits());
+        assert_eq!(ty.ulps(of(1.0), of(1.0 + f32::EPSILON)), Some(1));
+        assert_eq!(ty.ulps(of(0.0), of(-0.0)), Some(0));
+        assert_eq!(ty.ulps(1, 0x8000_0001), Some(2));
+        assert_eq!(ty.ulps(of(f32::NAN), of(1.0)), None);
+        assert_eq!(Type::F16.ulps(0x3c00, 0x3bff), Some(1));
+    }
+}
