@@ -181,8 +181,12 @@ fn parameters_are_copies_and_can_be_changed() {
     let mut told: sys::CUDA_KERNEL_NODE_PARAMS = unsafe { std::mem::zeroed() };
     cu!(cuGraphKernelNodeGetParams_v2(node, &mut told));
     assert_eq!((told.func, told.gridDimX, told.blockDimZ), (f, 1, 1));
-    // SAFETY: two parameters, the second a 32-bit value.
-    let value = unsafe { told.kernelParams.add(1).read().cast::<u32>().read() };
+    // SAFETY: there are two parameters.
+    let second = unsafe { told.kernelParams.add(1) };
+    // SAFETY: as above.
+    let second = unsafe { second.read() };
+    // SAFETY: the second is a 32-bit value.
+    let value = unsafe { second.cast::<u32>().read() };
     assert_eq!(value, 5);
     let exec = instance(g);
     let s = stream(1);

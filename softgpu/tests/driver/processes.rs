@@ -6,6 +6,7 @@
     reason = "descriptors travel over sockets; handles are C structures"
 )]
 
+use std::ffi::c_char;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -136,11 +137,11 @@ fn unhex(text: &str) -> [u8; 64] {
 fn handle_of(pointer: u64) -> String {
     let mut handle = sys::CUipcMemHandle { reserved: [0; 64] };
     cu!(cuIpcGetMemHandle(&mut handle, pointer));
-    hex(&handle.reserved.map(|c| c as u8))
+    hex(&handle.reserved.map(c_char::cast_unsigned))
 }
 
 fn try_open(handle: &str) -> Result<u64, CUresult> {
-    let reserved = unhex(handle).map(|b| b as std::ffi::c_char);
+    let reserved = unhex(handle).map(|b| b as c_char);
     let mut pointer = 0;
     match code!(cuIpcOpenMemHandle_v2(
         &mut pointer,
@@ -166,7 +167,8 @@ fn listen() -> String {
 }
 
 fn tell(line: &str) {
-    println!("{MARK}{line}");
+    let line = format!("{MARK}{line}\n");
+    std::io::stdout().write_all(line.as_bytes()).unwrap();
 }
 
 /// The other processes. Does nothing unless one of the tests below has started it.
@@ -296,7 +298,7 @@ fn memory_outlives_the_process_that_lent_it() {
 fn event_partner() {
     let _context = Context::new(1);
     let words = try_open(&listen()).unwrap();
-    let reserved = unhex(&listen()).map(|b| b as std::ffi::c_char);
+    let reserved = unhex(&listen()).map(|b| b as c_char);
     let mut event = null_mut();
     cu!(cuIpcOpenEventHandle(
         &mut event,
@@ -336,7 +338,7 @@ fn events_order_streams_of_two_processes() {
     assert_eq!(code!(cuEventQuery(event)), CUresult::CUDA_ERROR_NOT_READY);
     let mut peer = Peer::start("event");
     peer.say(&handle_of(words));
-    peer.say(&hex(&handle.reserved.map(|c| c as u8)));
+    peer.say(&hex(&handle.reserved.map(c_char::cast_unsigned)));
     assert_eq!(peer.hear(), "waiting");
     assert_eq!(download::<u32>(words, 4), [0; 4]);
     cu!(cuMemsetD32_v2(words, 1, 1));
@@ -368,13 +370,17 @@ fn send_descriptor(socket: &UnixStream, fd: RawFd) {
     // SAFETY: pure arithmetic.
     message.msg_controllen = unsafe { libc::CMSG_SPACE(4) } as usize;
     // SAFETY: the control buffer is long enough for one header.
-    let head = unsafe { &mut *libc::CMSG_FIRSTHDR(&raw const message) };
+    let head = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    // SAFETY: as above; nothing else refers to it.
+    let head = unsafe { &mut *head };
     head.cmsg_level = libc::SOL_SOCKET;
     head.cmsg_type = libc::SCM_RIGHTS;
     // SAFETY: pure arithmetic.
     head.cmsg_len = unsafe { libc::CMSG_LEN(4) } as usize;
     // SAFETY: four bytes of data follow the header.
-    unsafe { libc::CMSG_DATA(head).cast::<RawFd>().write_unaligned(fd) };
+    let data = unsafe { libc::CMSG_DATA(head) };
+    // SAFETY: as above.
+    unsafe { data.cast::<RawFd>().write_unaligned(fd) };
     // SAFETY: the message is complete.
     assert_eq!(unsafe { libc::sendmsg(socket.as_raw_fd(), &message, 0) }, 1);
 }
@@ -394,15 +400,15 @@ fn receive_descriptor(socket: &UnixStream) -> RawFd {
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of_val(&control);
     // SAFETY: the buffers are as long as said.
-    assert_eq!(
-        unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, 0) },
-        1
-    );
+    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, 0) };
+    assert_eq!(received, 1);
     // SAFETY: filled by the call.
     let head = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
     assert!(!head.is_null());
     // SAFETY: a descriptor follows the header.
-    unsafe { libc::CMSG_DATA(head).cast::<RawFd>().read_unaligned() }
+    let data = unsafe { libc::CMSG_DATA(head) };
+    // SAFETY: as above.
+    unsafe { data.cast::<RawFd>().read_unaligned() }
 }
 
 const FD: sys::CUmemAllocationHandleType =
