@@ -130,7 +130,7 @@ impl Cluster {
             expire: false,
             recorder: Recorder::default(),
             hooked: choice.is_seeded(),
-            late: LateStores::new(choice.is_seeded()),
+            late: LateStores::new(&choice),
             choice,
         };
         Self {
@@ -237,25 +237,30 @@ impl Cluster {
             let spinning = self.st.ctas.iter().any(|cta| cta.spinning != 0);
             if spinning {
                 if self.st.recorder.on {
-                    return Ok(self.pause(env, progress));
+                    return Ok(if progress {
+                        Outcome::Busy
+                    } else {
+                        self.pause(env)
+                    });
                 }
                 self.st.record(Recording::On);
                 self.release_spinning();
                 continue;
             }
             if self.stalled(env)? {
-                return Ok(self.pause(env, progress));
+                return Ok(if progress {
+                    Outcome::Busy
+                } else {
+                    self.pause(env)
+                });
             }
         }
         Ok(Outcome::Busy)
     }
 
-    /// Ends a turn in which nothing more can happen inside; `progress` if something has.
-    fn pause(&mut self, env: &Env, progress: bool) -> Outcome {
+    /// Ends a turn in which nothing has happened, nor can inside: what would change that.
+    fn pause(&mut self, env: &Env) -> Outcome {
         let words = self.st.recorder.finish();
-        if progress {
-            return Outcome::Busy;
-        }
         self.watch = self.watched(env, words);
         Outcome::Idle
     }

@@ -53,8 +53,6 @@ pub struct Tools {
     pub trace: Option<String>,
     /// File that gets a JSON line with all counters per launch (`SOFTGPU_COUNTERS`).
     pub counters: Option<String>,
-    /// Faults to inject (`SOFTGPU_FAULT`).
-    pub faults: Option<String>,
 }
 
 impl Tools {
@@ -73,7 +71,6 @@ impl Tools {
             deadlock: deadlock.filter(|limit| !limit.is_zero()),
             trace: text("SOFTGPU_TRACE"),
             counters: text("SOFTGPU_COUNTERS"),
-            faults: text("SOFTGPU_FAULT"),
         }
     }
 }

@@ -111,10 +111,10 @@ pub(super) struct LateStores {
 }
 
 impl LateStores {
-    /// An empty buffer; `on` if stores may be late at all.
-    pub(super) fn new(on: bool) -> Self {
+    /// An empty buffer. Stores may be late at all if there is a seed.
+    pub(super) fn new(choice: &Choice) -> Self {
         Self {
-            on,
+            on: choice.is_seeded(),
             stores: VecDeque::new(),
         }
     }

@@ -469,7 +469,7 @@ impl Warp {
         }
         // Local memory may hold a counter.
         st.recorder.fixed &= info.space != Space::Local;
-        if st.recorder.on && info.poll != 0 && !(info.weak && !self.armed) {
+        if st.recorder.on && info.poll != 0 && (!info.weak || self.armed) {
             let inst = &kernel.code[pc as usize];
             // SAFETY: only loads, stores and atomics have bytes, and polls have; the file has all
             // slots of the kernel.
