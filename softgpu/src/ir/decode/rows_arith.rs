@@ -37,13 +37,19 @@ fn fast(m: &Mods) -> bool {
     m.rounding == Rounding::Approx && m.ty(0) == Ty::F32
 }
 
+/// bf16 arithmetic has neither `.ftz` nor `.sat`.
+fn brain(m: &Mods) -> bool {
+    let plain = !m.has("ftz") && !m.has("sat");
+    plain || !matches!(m.ty(0), Ty::BF16 | Ty::BF16x2)
+}
+
 fn float(op: FB, m: &Mods) -> Option<Op> {
-    (m.rounding == Rounding::Default || ieee_rounding(m))
+    (brain(m) && (m.rounding == Rounding::Default || ieee_rounding(m)))
         .then(|| Op::Float(op, m.ty(0), float_mod(m)))
 }
 
 fn fma(m: &Mods) -> Option<Op> {
-    ieee_rounding(m).then(|| Op::Fma(m.ty(0), float_mod(m), m.has("relu")))
+    (brain(m) && ieee_rounding(m)).then(|| Op::Fma(m.ty(0), float_mod(m), m.has("relu")))
 }
 
 fn divide(m: &Mods) -> Option<Op> {
@@ -75,7 +81,7 @@ enum End {
 }
 
 fn extremum(end: End, m: &Mods) -> Option<Op> {
-    (m.has("xorsign") == m.has("abs")).then(|| Op::FMinMax {
+    (brain(m) && m.has("xorsign") == m.has("abs")).then(|| Op::FMinMax {
         max: end == End::Max,
         ty: m.ty(0),
         ftz: m.has("ftz"),
