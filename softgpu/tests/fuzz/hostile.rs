@@ -167,7 +167,7 @@ fn many_statements_are_read_in_proportion() {
     );
     survive(
         "jumps to one",
-        &entry(&("E:\n".to_owned() + &many(30_000, ".reg .pred q#; @q# bra E;"))),
+        &entry(&("E:\n".to_owned() + &many(10_000, ".reg .pred q#; @q# bra E;"))),
     );
     survive(
         "ladder",
