@@ -1,9 +1,5 @@
 //! `tensormap.replace` and `tensormap.cp_fenceproxy`: tensor maps edited and moved by the guest.
 #![expect(unsafe_code, reason = "tensor maps live in guest memory")]
-#![expect(
-    clippy::cast_possible_truncation,
-    reason = "operands are 32-bit values carried as 64 bits"
-)]
 
 use std::sync::atomic::{Ordering, fence};
 
@@ -25,7 +21,7 @@ const fn span(access: Access) -> Span {
     }
 }
 
-/// The field of the encoding, and whether its value counts as 64 bits.
+/// The field of the encoding.
 const fn field_of(field: TensormapField) -> Field {
     match field {
         TensormapField::GlobalAddress => Field::Address,
