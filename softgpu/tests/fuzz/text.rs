@@ -222,17 +222,20 @@ fn random_statements() {
     for round in 0..6000 * effort() {
         let mut random = Random::new(2 << 32 | round);
         let mut body = String::new();
-        for _ in 0..=random.below(3) {
+        for _ in 0..=random.below(6) / 4 {
             body.push_str(random.pick(&["", "", "", "@%p1 ", "@!%p2 "]));
             let mut opcode = random.pick(&opcodes).to_owned();
-            if random.below(3) == 0 {
+            if random.below(4) == 0 {
                 opcode.push('.');
                 opcode.push_str(random.pick(&parts));
             }
             body.push_str(&opcode);
+            // Most operands are of one width, as in most instructions.
+            let same = random.pick(&["%h1", "%r1", "%r2", "%f1", "%d1", "%e1", "%p1"]);
             for i in 0..random.below(6) {
                 body.push_str(if i == 0 { " " } else { ", " });
-                body.push_str(random.pick(&OPERANDS));
+                let other = random.below(8) == 0;
+                body.push_str(if other { random.pick(&OPERANDS) } else { same });
             }
             body.push_str(";\n");
         }
@@ -241,5 +244,5 @@ fn random_statements() {
         );
         loads += u32::from(survive(&format!("random statements {round}"), &text));
     }
-    assert!(loads > 10, "{loads} random texts load");
+    assert!(loads > 20, "{loads} random texts load");
 }
