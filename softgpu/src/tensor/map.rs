@@ -614,11 +614,15 @@ impl Field {
 /// `tensormap.replace`: sets one field of an encoded map. Values are checked when the map is used,
 /// since a sequence of replacements may pass through an invalid one.
 ///
+/// Zeros are a map of rank 1 whose fields have their lowest values, from which programs build
+/// others.
+///
 /// # Errors
 /// `NotATensorMap` when `bytes` hold no map, `Value` when there is no such field or the value does
 /// not fit it.
 pub fn replace(bytes: &mut [u8; BYTES], field: Field, value: u64) -> Result<(), TensorMapError> {
-    if bytes[..8] != MAGIC {
+    let is_zero = *bytes == [0; BYTES];
+    if bytes[..8] != MAGIC && !is_zero {
         return Err(TensorMapError::NotATensorMap);
     }
     let stored = field.stored(value);
@@ -627,6 +631,10 @@ pub fn replace(bytes: &mut [u8; BYTES], field: Field, value: u64) -> Result<(), 
         None => false,
     };
     let stored = stored.filter(fits).ok_or(TensorMapError::Value { value })?;
+    if is_zero {
+        bytes[..8].copy_from_slice(&MAGIC);
+        write_field(bytes, Field::Rank, 1);
+    }
     write_field(bytes, field, stored);
     Ok(())
 }

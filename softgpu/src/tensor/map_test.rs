@@ -177,7 +177,56 @@ fn replace_edits_one_field() {
     assert_eq!(TensorMap::decode(&bytes), Err(broken));
     assert!(replace(&mut bytes, Field::Stride(4), 16).is_err());
     assert!(replace(&mut bytes, Field::ElementStride(0), 256).is_err());
-    assert!(replace(&mut [0; BYTES], Field::Address, 16).is_err());
+    assert!(replace(&mut [1; BYTES], Field::Address, 16).is_err());
+}
+
+#[test]
+fn replace_builds_a_map_from_zeros() {
+    let mut bytes = [0; BYTES];
+    for (field, value) in [
+        (Field::Address, 0x4000),
+        (Field::Dimension(0), 640),
+        (Field::BoxDimension(0), 32),
+        (Field::ElementStride(0), 1),
+    ] {
+        replace(&mut bytes, field, value).unwrap();
+    }
+    let of_rank_1 = TiledArguments {
+        data_type: 0,
+        rank: 1,
+        address: 0x4000,
+        dims: &[640],
+        strides: &[],
+        box_dims: &[32],
+        element_strides: &[1],
+        interleave: 0,
+        swizzle: 0,
+        l2_promotion: 0,
+        fill: 0,
+    };
+    assert_eq!(TensorMap::decode(&bytes), TensorMap::tiled(&of_rank_1));
+    for (field, value) in [
+        (Field::Rank, 1),
+        (Field::Dimension(1), 9),
+        (Field::Stride(0), 1280),
+        (Field::BoxDimension(1), 8),
+        (Field::ElementStride(1), 1),
+        (Field::DataType, 6),
+        (Field::Swizzle, 2),
+    ] {
+        replace(&mut bytes, field, value).unwrap();
+    }
+    let of_rank_2 = TiledArguments {
+        data_type: 6,
+        rank: 2,
+        dims: &[640, 9],
+        strides: &[1280],
+        box_dims: &[32, 8],
+        element_strides: &[1, 1],
+        swizzle: 2,
+        ..of_rank_1
+    };
+    assert_eq!(TensorMap::decode(&bytes), TensorMap::tiled(&of_rank_2));
 }
 
 #[test]
