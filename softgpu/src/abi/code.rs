@@ -15,7 +15,8 @@ use crate::driver::module::{LoadError, Module};
 use crate::driver::report;
 use crate::driver::status::{Result, Status};
 
-/// `CUjit_option` with its values; only the log buffers mean something to softgpu.
+/// `CUjit_option` with its values; only the log buffers and, for links, the register limit mean
+/// something to softgpu.
 #[derive(Clone, Copy)]
 struct Options {
     count: u32,
@@ -24,6 +25,7 @@ struct Options {
 }
 
 impl Options {
+    const MAX_REGISTERS: u32 = 0;
     const WALL_TIME: u32 = 2;
     const INFO_LOG: u32 = 3;
     const ERROR_LOG: u32 = 5;
@@ -138,13 +140,19 @@ fn create_link(handle: Out<u64>, options: Options) -> Result<()> {
     if handle.is_null() {
         return Err(Status::INVALID_VALUE);
     }
+    // The value is an unsigned int in a pointer-sized slot; 0 is no limit.
+    let limit = options.find(Options::MAX_REGISTERS)?;
+    let limit = limit.and_then(|(_, value)| u32::try_from(value & u64::from(u32::MAX)).ok());
+    let limit = limit.filter(|&registers| registers > 0);
     let new = driver().links.reserve();
     let options = (
         options.count,
         options.keys.address(),
         options.values.address(),
     );
-    driver().links.insert(new, Arc::new(Link::new(options)));
+    driver()
+        .links
+        .insert(new, Arc::new(Link::new(options, limit)));
     handle.set(new)
 }
 

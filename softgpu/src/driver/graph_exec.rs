@@ -47,9 +47,11 @@ impl GraphExec {
     ///
     /// # Errors
     ///
-    /// `INVALID_VALUE` for unknown flags or a cycle; `NOT_SUPPORTED` for launches from the device.
+    /// `INVALID_VALUE` for unknown flags, freeing with launches from the device, or a cycle;
+    /// `NOT_SUPPORTED` for launches from the device.
     pub fn create(graph: &Graph, flags: u64) -> Result<Arc<Self>> {
-        if flags & !KNOWN_FLAGS != 0 {
+        const EXCLUSIVE: u64 = AUTO_FREE | DEVICE_LAUNCH;
+        if flags & !KNOWN_FLAGS != 0 || flags & EXCLUSIVE == EXCLUSIVE {
             return Err(Status::INVALID_VALUE);
         }
         if flags & DEVICE_LAUNCH != 0 {

@@ -25,6 +25,8 @@ use crate::ptx;
 pub struct Link {
     /// Where the client wants logs: number, keys and values of options, by address.
     pub options: (u32, u64, u64),
+    /// Registers per thread that the client allows.
+    max_registers: Option<u32>,
     inputs: Mutex<Vec<(String, String)>>,
     output: OnceLock<CString>,
     begun: Instant,
@@ -61,9 +63,10 @@ struct Parts {
 impl Link {
     /// An empty link.
     #[must_use]
-    pub fn new(options: (u32, u64, u64)) -> Self {
+    pub fn new(options: (u32, u64, u64), max_registers: Option<u32>) -> Self {
         Self {
             options,
+            max_registers,
             inputs: Mutex::default(),
             output: OnceLock::new(),
             begun: Instant::now(),
@@ -109,12 +112,38 @@ impl Link {
                 }
                 _ => merge(&inputs)?,
             };
+            let text = match self.max_registers {
+                Some(most) => with_register_limit(&text, most),
+                None => text,
+            };
             let text = CString::new(text).map_err(|_| Status::INVALID_PTX)?;
             let _ = self.output.set(text);
         }
         let text = self.output.get().ok_or(Status::UNKNOWN)?;
         Ok(text.as_c_str())
     }
+}
+
+/// The text with a limit for the entries that have none of their own.
+fn with_register_limit(text: &str, most: u32) -> String {
+    let mut limited = String::with_capacity(text.len());
+    let (mut depth, mut is_entry) = (0u32, false);
+    for piece in pieces(text) {
+        match piece {
+            Piece::Mark("{") if depth == 0 && is_entry => {
+                let _ = writeln!(limited, ".maxnreg {most}");
+                is_entry = false;
+                depth = 1;
+            }
+            Piece::Mark("{" | "(") => depth += 1,
+            Piece::Mark("}" | ")") => depth = depth.saturating_sub(1),
+            Piece::Word(".entry") if depth == 0 => is_entry = true,
+            Piece::Word(".maxnreg") | Piece::Mark(";") if depth == 0 => is_entry = false,
+            _ => {}
+        }
+        limited.push_str(piece.text());
+    }
+    limited
 }
 
 fn refuse(log: String) -> LoadError {
@@ -452,7 +481,7 @@ mod tests {
     }
 
     fn link(inputs: &[&str]) -> Result<String, LoadError> {
-        let link = Link::new((0, 0, 0));
+        let link = Link::new((0, 0, 0), None);
         for (i, input) in inputs.iter().enumerate() {
             link.add(&image(input), &format!("input{i}"))?;
         }
@@ -485,6 +514,19 @@ mod tests {
         .unwrap();
         assert_eq!(text.matches("helper").count(), 1, "{text}");
         assert!(text.contains("bar.sync"), "{text}");
+    }
+
+    #[test]
+    fn a_register_limit_reaches_entries_without_one() {
+        let entries = ".visible .entry a(.param .b32 x) .maxntid 32 { { ret; } }
+.func f() { ret; }
+.visible .entry b() .maxnreg 40 { ret; }";
+        let link = Link::new((0, 0, 0), Some(24));
+        link.add(&image(entries), "only").unwrap();
+        let text = link.complete().unwrap().to_str().unwrap().to_owned();
+        assert_eq!(text.matches(".maxnreg").count(), 2, "{text}");
+        assert!(text.contains(".maxntid 32 .maxnreg 24\n{ {"), "{text}");
+        assert!(ptx::parse(&text).is_ok(), "{text}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::status::{Result, Status};
 use crate::exec::Kernel;
 use crate::ir;
 use crate::mem::AddressSpace;
-use crate::ptx::{self, Global, Linkage};
+use crate::ptx::{self, Global, GlobalSpace, Linkage};
 
 /// Most shared memory that a block can have: what an H100 reports as the opt-in limit.
 pub const MAX_SHARED: u32 = 232_448;
@@ -80,9 +80,9 @@ impl Module {
         });
         let kernels = functions.inspect_err(|_| free(&globals))?;
         let handle = driver().modules.reserve();
-        let version = ptx_version(&parsed);
+        let traits = Traits::of(&parsed);
         let functions = kernels.into_iter().map(|kernel| {
-            let function = Function::new((handle, context.handle), kernel, version);
+            let function = Function::new((handle, context.handle), kernel, traits);
             let entry = (function.kernel.name().to_owned(), function.handle);
             driver().functions.insert(entry.1, Arc::new(function));
             entry
@@ -145,9 +145,26 @@ impl Module {
     }
 }
 
-fn ptx_version(module: &ptx::Module) -> u32 {
-    let (major, minor) = module.version();
-    major * 10 + minor
+/// What functions have from their module.
+#[derive(Debug, Clone, Copy)]
+struct Traits {
+    ptx_version: u32,
+    /// Of all `.const` variables: which of them a function uses is not looked at.
+    const_bytes: u64,
+}
+
+impl Traits {
+    fn of(module: &ptx::Module) -> Self {
+        let (major, minor) = module.version();
+        let constants = module
+            .globals()
+            .iter()
+            .filter(|g| g.space == GlobalSpace::Const);
+        Self {
+            ptx_version: major * 10 + minor,
+            const_bytes: constants.map(|g| g.size).sum(),
+        }
+    }
 }
 
 fn free(globals: &HashMap<String, (u64, u64)>) {
@@ -253,13 +270,13 @@ pub struct Function {
     pub kernel: Arc<Kernel>,
     /// Attributes that clients set.
     pub settings: Mutex<Settings>,
-    ptx_version: u32,
+    traits: Traits,
     /// The name as a C string, for `cuFuncGetName`.
     pub c_name: std::ffi::CString,
 }
 
 impl Function {
-    fn new((module, context): (u64, u64), kernel: Arc<Kernel>, ptx_version: u32) -> Self {
+    fn new((module, context): (u64, u64), kernel: Arc<Kernel>, traits: Traits) -> Self {
         let static_shared = kernel.function().static_shared;
         Self {
             handle: driver().functions.reserve(),
@@ -272,7 +289,7 @@ impl Function {
                 non_portable_cluster: false,
                 cluster_policy: 0,
             }),
-            ptx_version,
+            traits,
             c_name: std::ffi::CString::new(kernel.name()).unwrap_or_default(),
             kernel,
         }
@@ -307,10 +324,10 @@ impl Function {
         let value = match attribute {
             0 => self.max_threads(),
             1 => f.static_shared,
-            2 => 0,
+            2 => u32::try_from(self.traits.const_bytes).map_err(|_| Status::INVALID_VALUE)?,
             3 => f.local_bytes,
             4 => f.registers,
-            5 => self.ptx_version,
+            5 => self.traits.ptx_version,
             6 => 90,
             7 => 0,
             8 => settings.max_dynamic_shared,

@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, c_void};
 
-use cudarc::driver::sys::{CUjit_option, CUjitInputType, CUresult};
+use cudarc::driver::sys::{CUfunction_attribute, CUjit_option, CUjitInputType, CUresult};
 
 use crate::support::{BASIC, Context, DEFAULT, alloc, download, function, module, try_module};
 
@@ -145,4 +145,19 @@ fn the_linker_passes_ptx_through() {
     cu!(cuModuleLoadData(&mut module, image));
     cu!(cuLinkDestroy(link));
     assert!(bytes > 1000 && !function(module, "vector_add").is_null());
+}
+
+#[test]
+fn constant_memory_of_the_module_is_an_attribute() {
+    let _context = Context::new(0);
+    let module = module(
+        ".version 9.0\n.target sm_90a\n.address_size 64\n\
+         .const .align 8 .b8 table[80];\n.const .u32 one = 1;\n.global .b8 other[100];\n\
+         .visible .entry reads()\n{\nret;\n}\n",
+    );
+    let reads = function(module, "reads");
+    let mut bytes = 0;
+    let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_CONST_SIZE_BYTES;
+    cu!(cuFuncGetAttribute(&mut bytes, attribute, reads));
+    assert_eq!(bytes, 84);
 }

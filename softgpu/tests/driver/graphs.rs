@@ -265,6 +265,11 @@ fn cycles_and_foreign_nodes_are_refused() {
         code!(cuGraphRemoveDependencies_v2(g, &b, &a, null(), 1)),
         INVALID
     );
+    // Freeing on launch and launches from the device exclude each other; other bits have no meaning.
+    for flags in [1 | 4, 1 << 20] {
+        let refused = code!(cuGraphInstantiateWithFlags(&mut exec, g, flags));
+        assert_eq!(refused, INVALID, "flags {flags}");
+    }
     cu!(cuGraphInstantiateWithFlags(&mut exec, g, 0));
     // A clone has nodes of its own that know where they come from.
     let mut clone = null_mut();

@@ -19,7 +19,7 @@ pub(super) fn run(places: &Places, only: &str) -> Result<Outcomes> {
     let mut outcomes = Outcomes::default();
     for module in modules.lines().filter(|module| module.contains(only)) {
         let name = module.trim_start_matches("numba.cuda.tests.");
-        let record = results.join(name).with_extension("tsv");
+        let record = results.join(format!("{name}.tsv"));
         // An old record must not count.
         std::fs::write(&record, "")?;
         let log = results.join(format!("{name}.log"));
