@@ -71,6 +71,10 @@ def observe(record):
 
         def addError(self, test, error):
             super().addError(test, error)
+            # What pytest.importorskip raises is an error to unittest.
+            if error[0].__name__ == "Skipped":
+                record.write("skip", test.id(), error[1])
+                return
             record.fail(test, last_line(error))
 
         def addFailure(self, test, error):

@@ -21,6 +21,9 @@ entries! { call_any:
         if flags != 0 {
             return Err(Status::INVALID_VALUE);
         }
+        if Config::global().devices == 0 {
+            return Err(Status::NO_DEVICE);
+        }
         entry::initialise(|handler| {
             // SAFETY: the handler only stores to an atomic.
             unsafe { libc::pthread_atfork(None, None, Some(handler)) };

@@ -44,7 +44,7 @@ fn classic(device: u32, attribute: u32) -> Option<i32> {
         24..=26 => 16_384,
         27 | 28 | 42 | 45 | 46 => 32_768,
         29 | 39 | 43 => 2048,
-        33 => i32::try_from(FIRST_BUS + device).ok()?,
+        33 => i32::try_from(bus(device)).ok()?,
         36 => 2_619_000,
         37 => 5120,
         38 => 52_428_800,
@@ -118,14 +118,19 @@ fn modern(attribute: u32) -> Option<i32> {
 #[must_use]
 pub fn uuid(device: u32) -> [u8; 16] {
     let mut uuid = *b"softgpu-H100\0\0\0\0";
-    uuid[12..].copy_from_slice(&device.to_be_bytes());
+    let id = Config::global().visible.id(device);
+    uuid[12..].copy_from_slice(&id.to_be_bytes());
     uuid
 }
 
 /// `domain:bus:device.function`.
 #[must_use]
 pub fn pci_bus_id(device: u32) -> String {
-    format!("0000:{:02X}:00.0", FIRST_BUS + device)
+    format!("0000:{:02X}:00.0", bus(device))
+}
+
+fn bus(device: u32) -> u32 {
+    FIRST_BUS + Config::global().visible.id(device)
 }
 
 #[cfg(test)]

@@ -3,11 +3,16 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use super::visible::{MOST, Visible};
+
 /// What a software machine looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
-    /// Number of devices (`SOFTGPU_DEVICES`, 1 to 16, default 8).
+    /// Number of devices: of those there are (`SOFTGPU_DEVICES`, 1 to 16, default 8), the visible
+    /// ones.
     pub devices: u32,
+    /// Which of them are visible (`CUDA_VISIBLE_DEVICES`, default all).
+    pub visible: Visible,
     /// Streaming multiprocessors per device (`SOFTGPU_SMS`, 1 to 132, default 132).
     pub sms: u32,
     /// Host worker threads (`SOFTGPU_THREADS`, default: the host's cores).
@@ -34,8 +39,11 @@ impl Config {
         };
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let cores = u32::try_from(cores).unwrap_or(1);
+        let all = small("SOFTGPU_DEVICES", 8, MOST);
+        let visible = Visible::new(lookup("CUDA_VISIBLE_DEVICES").as_deref(), all);
         Self {
-            devices: small("SOFTGPU_DEVICES", 8, 16),
+            devices: visible.count(),
+            visible,
             sms: small("SOFTGPU_SMS", 132, 132),
             host_threads: small("SOFTGPU_THREADS", cores, 1024),
             seed: number("SOFTGPU_SEED"),

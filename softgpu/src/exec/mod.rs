@@ -52,6 +52,7 @@ mod tensormap;
 mod touch;
 mod transfer;
 mod visibility;
+mod visible;
 mod warp;
 mod warpops;
 mod watch;

@@ -42,7 +42,6 @@ impl Places {
         command.env("LD_LIBRARY_PATH", path);
         command.env("TRITON_LIBCUDA_PATH", &self.driver);
         command.env("TRITON_CACHE_DIR", self.folder.join("triton-cache"));
-        command.env("NUMBA_CACHE_DIR", self.folder.join("numba-cache"));
     }
 
     /// The folder of `libnvrtc.so`.
