@@ -118,7 +118,7 @@ fn modern(attribute: u32) -> Option<i32> {
 #[must_use]
 pub fn uuid(device: u32) -> [u8; 16] {
     let mut uuid = *b"softgpu-H100\0\0\0\0";
-    let id = Config::global().visible.id(device);
+    let id = Config::visible().id(device);
     uuid[12..].copy_from_slice(&id.to_be_bytes());
     uuid
 }
@@ -130,7 +130,7 @@ pub fn pci_bus_id(device: u32) -> String {
 }
 
 fn bus(device: u32) -> u32 {
-    FIRST_BUS + Config::global().visible.id(device)
+    FIRST_BUS + Config::visible().id(device)
 }
 
 #[cfg(test)]

@@ -8,11 +8,9 @@ use super::visible::{MOST, Visible};
 /// What a software machine looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
-    /// Number of devices: of those there are (`SOFTGPU_DEVICES`, 1 to 16, default 8), the visible
-    /// ones.
+    /// Number of devices: of those there are (`SOFTGPU_DEVICES`, 1 to 16, default 8), the ones that
+    /// `CUDA_VISIBLE_DEVICES` names.
     pub devices: u32,
-    /// Which of them are visible (`CUDA_VISIBLE_DEVICES`, default all).
-    pub visible: Visible,
     /// Streaming multiprocessors per device (`SOFTGPU_SMS`, 1 to 132, default 132).
     pub sms: u32,
     /// Host worker threads (`SOFTGPU_THREADS`, default: the host's cores).
@@ -29,6 +27,12 @@ impl Config {
         CONFIG.get_or_init(|| Self::from_lookup(|name| std::env::var(name).ok()))
     }
 
+    /// The devices that this process sees.
+    pub fn visible() -> &'static Visible {
+        static VISIBLE: OnceLock<Visible> = OnceLock::new();
+        VISIBLE.get_or_init(|| visible(&|name: &str| std::env::var(name).ok()))
+    }
+
     /// A configuration from named values; what is absent or malformed takes its default.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Self {
         let number = |name: &str| lookup(name).and_then(|text| text.trim().parse::<u64>().ok());
@@ -39,16 +43,20 @@ impl Config {
         };
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let cores = u32::try_from(cores).unwrap_or(1);
-        let all = small("SOFTGPU_DEVICES", 8, MOST);
-        let visible = Visible::new(lookup("CUDA_VISIBLE_DEVICES").as_deref(), all);
         Self {
-            devices: visible.count(),
-            visible,
+            devices: visible(&lookup).count(),
             sms: small("SOFTGPU_SMS", 132, 132),
             host_threads: small("SOFTGPU_THREADS", cores, 1024),
             seed: number("SOFTGPU_SEED"),
         }
     }
+}
+
+fn visible(lookup: &impl Fn(&str) -> Option<String>) -> Visible {
+    let all = lookup("SOFTGPU_DEVICES").and_then(|text| text.trim().parse::<u64>().ok());
+    let all = all.and_then(|all| u32::try_from(all).ok());
+    let all = all.map_or(8, |all| all.clamp(1, MOST));
+    Visible::new(lookup("CUDA_VISIBLE_DEVICES").as_deref(), all)
 }
 
 /// What tools ask for beside the machine.
