@@ -75,7 +75,7 @@ pub(super) struct Verdict {
 
 impl Verdict {
     /// `whole` says whether the whole suite ran, so that a listed test without outcome is gone.
-    pub(super) fn new(outcomes: &Outcomes, listed: &BTreeSet<&str>, whole: bool) -> Self {
+    pub(super) fn new(outcomes: &Outcomes, listed: &BTreeMap<&str, bool>, whole: bool) -> Self {
         let mut verdict = Self {
             passed: 0,
             skipped: 0,
@@ -84,22 +84,21 @@ impl Verdict {
             stale: Vec::new(),
         };
         for (test, outcome) in &outcomes.tests {
-            let is_listed = listed.contains(test.as_str());
+            let may_pass = listed.get(test.as_str());
             match outcome {
                 Outcome::Passed => verdict.passed += 1,
                 Outcome::Skipped => verdict.skipped += 1,
-                Outcome::Failed(_) if is_listed => verdict.listed.push(test.clone()),
+                Outcome::Failed(_) if may_pass.is_some() => verdict.listed.push(test.clone()),
                 Outcome::Failed(why) => verdict.unexpected.push((test.clone(), why.clone())),
             }
-            if is_listed && *outcome == Outcome::Passed {
+            if may_pass == Some(&false) && *outcome == Outcome::Passed {
                 verdict.stale.push(test.clone());
             }
         }
-        let gone = listed
-            .iter()
-            .filter(|&&test| !outcomes.tests.contains_key(test));
+        let all = listed.keys().copied();
+        let gone = all.filter(|&test| !outcomes.tests.contains_key(test));
         if whole {
-            verdict.stale.extend(gone.map(|&test| test.to_owned()));
+            verdict.stale.extend(gone.map(str::to_owned));
         }
         verdict
     }
@@ -163,7 +162,7 @@ mod tests {
     fn the_list_is_exact() {
         let mut outcomes = Outcomes::default();
         outcomes.record("pass\ta\nfail\tb\tx\nfail\tc\ty\nskip\td\n", "");
-        let listed = BTreeSet::from(["a", "b", "e"]);
+        let listed = BTreeMap::from([("a", false), ("b", false), ("e", false)]);
         let verdict = Verdict::new(&outcomes, &listed, true);
         assert_eq!((verdict.passed, verdict.skipped, verdict.ran()), (1, 1, 3));
         assert_eq!(verdict.listed, ["b"]);
