@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`engine`], `scheduler`, `residency` | launches, worker threads, who runs next, what fits |
 //! | `cluster`, `cta` | one cluster: its warps, memory, barriers, operations in flight |
-//! | `warp`, `split` | one warp: the interpreter's loop, independent thread scheduling |
+//! | `warp`, `split`, `waits` | one warp: the interpreter's loop, independent thread scheduling |
 //! | `watch`, `dependents` | parked spins, programmatic dependent launch |
 //! | `system`, `warpops`, `mbar`, `bulk`, `wgmma` | instructions of the machine |
 //! | `call`, `builtin`, [`device`], [`printf`] | calls, and the functions that the driver provides |
@@ -53,6 +53,7 @@ mod touch;
 mod transfer;
 mod visibility;
 mod visible;
+mod waits;
 mod warp;
 mod warpops;
 mod watch;
