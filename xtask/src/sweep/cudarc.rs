@@ -105,7 +105,7 @@ mod tests {
     fn outcomes_are_read() {
         let text = "running 3 tests\ntest a::b ... ok\ntest c - should panic ... ok\n\
                     test d ... FAILED\ntest e ... ignored, why\n";
-        let verdict = Verdict::new(&parse(text), &BTreeMap::from([("d", false)]), true);
+        let verdict = Verdict::new(&parse(text), &BTreeMap::from([("d", false)]), None);
         assert_eq!((verdict.passed, verdict.failed()), (2, 0));
         assert_eq!(verdict.listed, ["d"]);
     }

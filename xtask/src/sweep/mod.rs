@@ -93,7 +93,7 @@ pub(crate) fn run(sweep: &Sweep) -> Result<ExitCode> {
             bail!("{}: no test ran", suite.name());
         }
         let listed = expected.of(suite.name());
-        let verdict = Verdict::new(&outcomes, &listed, sweep.only.is_none());
+        let verdict = Verdict::new(&outcomes, &listed, sweep.only.as_deref());
         let share = verdict.listed.len() as f64 / verdict.ran().max(1) as f64;
         let too_many = sweep.only.is_none() && share >= MOST_LISTED;
         verdict.print(suite.name());

@@ -74,8 +74,12 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    /// `whole` says whether the whole suite ran, so that a listed test without outcome is gone.
-    pub(super) fn new(outcomes: &Outcomes, listed: &BTreeMap<&str, bool>, whole: bool) -> Self {
+    /// Without a restriction to `only` some tests, a listed test without outcome is gone.
+    pub(super) fn new(
+        outcomes: &Outcomes,
+        listed: &BTreeMap<&str, bool>,
+        only: Option<&str>,
+    ) -> Self {
         let mut verdict = Self {
             passed: 0,
             skipped: 0,
@@ -97,7 +101,7 @@ impl Verdict {
         }
         let all = listed.keys().copied();
         let gone = all.filter(|&test| !outcomes.tests.contains_key(test));
-        if whole {
+        if only.is_none() {
             verdict.stale.extend(gone.map(str::to_owned));
         }
         verdict
@@ -163,12 +167,12 @@ mod tests {
         let mut outcomes = Outcomes::default();
         outcomes.record("pass\ta\nfail\tb\tx\nfail\tc\ty\nskip\td\n", "");
         let listed = BTreeMap::from([("a", false), ("b", false), ("e", false)]);
-        let verdict = Verdict::new(&outcomes, &listed, true);
+        let verdict = Verdict::new(&outcomes, &listed, None);
         assert_eq!((verdict.passed, verdict.skipped, verdict.ran()), (1, 1, 3));
         assert_eq!(verdict.listed, ["b"]);
         assert_eq!(verdict.unexpected, [("c".to_owned(), "y".to_owned())]);
         assert_eq!(verdict.stale, ["a", "e"]);
         assert_eq!(verdict.failed(), 3);
-        assert_eq!(Verdict::new(&outcomes, &listed, false).stale, ["a"]);
+        assert_eq!(Verdict::new(&outcomes, &listed, Some("a")).stale, ["a"]);
     }
 }
