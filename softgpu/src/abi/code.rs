@@ -91,13 +91,15 @@ fn read_image(image: In<u8>) -> std::result::Result<Image, LoadError> {
     unsafe { Image::read(image.raw()) }.map_err(LoadError::from)
 }
 
-fn read_file(path: In<c_char>) -> Result<Image> {
-    let path = path.text()?;
-    let bytes = std::fs::read(&path).map_err(|error| {
+fn bytes_of(path: &str) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|error| {
         report::complaint(&format!("{path}: {error}"));
         Status::FILE_NOT_FOUND
-    })?;
-    Image::from_bytes(&bytes)
+    })
+}
+
+fn read_file(path: In<c_char>) -> Result<Image> {
+    Image::from_bytes(&bytes_of(&path.text()?)?)
 }
 
 fn load_module(handle: Out<u64>, image: In<u8>, options: Options) -> Result<()> {
@@ -166,9 +168,9 @@ fn options_of(link: &Link) -> Options {
     }
 }
 
-fn add_input(link: &Link, image: Result<Image>, name: &str) -> Result<()> {
-    let added = image.map_err(LoadError::from);
-    let added = added.and_then(|image| link.add(&image, name));
+fn add_input(link: &Link, bytes: Result<Vec<u8>>, name: &str) -> Result<()> {
+    let bytes = bytes.map_err(LoadError::from);
+    let added = bytes.and_then(|bytes| link.add_bytes(&bytes, name));
     added.map_err(|error| {
         let _ = options_of(link).give_log(&error.log, "");
         error.status
@@ -183,13 +185,13 @@ fn add_data(handle: u64, kind: u32, (data, size): (In<u8>, u64), name: In<c_char
     }
     let size = usize::try_from(size).map_err(|_| Status::INVALID_VALUE)?;
     let name = name.text().unwrap_or_else(|_| "<unnamed>".to_owned());
-    add_input(&link, Image::from_bytes(&data.all(size)?), &name)
+    add_input(&link, data.all(size), &name)
 }
 
 fn add_file(handle: u64, path: In<c_char>) -> Result<()> {
     let link = link(handle)?;
     let name = path.text()?;
-    add_input(&link, read_file(path), &name)
+    add_input(&link, bytes_of(&name), &name)
 }
 
 fn complete(handle: u64, image: Out<*const c_char>, bytes: Out<u64>) -> Result<()> {

@@ -20,7 +20,8 @@ use super::status::{Result, Status};
 
 const WRAPPER_MAGIC: u32 = 0x4662_43b1;
 const FATBIN_MAGIC: u32 = 0xBA55_ED50;
-const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
+/// How an ELF file begins.
+pub const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
 /// Compute capability of the devices, times ten.
 const ARCHITECTURE: u32 = 90;
 const KIND_PTX: u16 = 1;

@@ -9,16 +9,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
 use std::fmt::Write;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::image::Image;
+use super::archive;
+use super::image::{self, Image};
 use super::module::LoadError;
 use super::report;
 use super::status::Status;
 use crate::ir::Builtin;
 use crate::ptx;
+
+/// What an archive brings of CUDA's device runtime, `libcudadevrt.a`.
+const DEVICE_RUNTIME: &str = include_str!("device_runtime.ptx");
 
 /// A link in progress.
 #[derive(Debug)]
@@ -27,7 +32,10 @@ pub struct Link {
     pub options: (u32, u64, u64),
     /// Registers per thread that the client allows.
     max_registers: Option<u32>,
+    /// Names and texts.
     inputs: Mutex<Vec<(String, String)>>,
+    /// An archive was added, so the functions of CUDA's device runtime can be had.
+    has_archive: AtomicBool,
     output: OnceLock<CString>,
     begun: Instant,
 }
@@ -68,6 +76,7 @@ impl Link {
             options,
             max_registers,
             inputs: Mutex::default(),
+            has_archive: AtomicBool::new(false),
             output: OnceLock::new(),
             begun: Instant::now(),
         }
@@ -88,6 +97,36 @@ impl Link {
         Ok(())
     }
 
+    /// Adds the content of a file: PTX, a fat binary, or an archive of such.
+    ///
+    /// Members of an archive that hold machine code only are passed over: a reference to what
+    /// they define is reported when the link is completed, unless it is to a function of CUDA's
+    /// device runtime that [`DEVICE_RUNTIME`] has.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::add`] and [`Image::from_bytes`].
+    pub fn add_bytes(&self, bytes: &[u8], name: &str) -> Result<(), LoadError> {
+        if !archive::is_archive(bytes) {
+            return self.add(&Image::from_bytes(bytes)?, name);
+        }
+        if self.output.get().is_some() {
+            return Err(Status::INVALID_VALUE.into());
+        }
+        for member in archive::members(bytes)? {
+            if member.starts_with(&image::ELF_MAGIC) {
+                continue;
+            }
+            match Image::from_bytes(member) {
+                Ok(image) => self.add(&image, name)?,
+                Err(Status::NO_BINARY_FOR_GPU) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.has_archive.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Milliseconds since the link began.
     #[must_use]
     pub fn milliseconds(&self) -> f32 {
@@ -102,7 +141,10 @@ impl Link {
     /// nowhere.
     pub fn complete(&self) -> Result<&CStr, LoadError> {
         if self.output.get().is_none() {
-            let inputs = self.inputs.lock();
+            let mut inputs = self.inputs.lock().clone();
+            if self.has_archive.load(Ordering::Relaxed) && needs_runtime(&inputs) {
+                inputs.push(("device runtime".to_owned(), DEVICE_RUNTIME.to_owned()));
+            }
             let text = match inputs.as_slice() {
                 [] => return Err(Status::INVALID_VALUE.into()),
                 [(_, only)] => {
@@ -122,6 +164,23 @@ impl Link {
         let text = self.output.get().ok_or(Status::UNKNOWN)?;
         Ok(text.as_c_str())
     }
+}
+
+/// Whether the inputs declare, and do not define, a function that [`DEVICE_RUNTIME`] defines.
+fn needs_runtime(inputs: &[(String, String)]) -> bool {
+    let is_definition = |item: &Item| item.is_definition && !item.name.is_empty();
+    let runtime = cut(DEVICE_RUNTIME);
+    let offered = runtime.items.iter().filter(|item| is_definition(item));
+    let offered: BTreeSet<&str> = offered.map(|item| item.name.as_str()).collect();
+    let modules: Vec<Parts> = inputs.iter().map(|(_, text)| cut(text)).collect();
+    let all = || modules.iter().flat_map(|m| &m.items);
+    let defined = all().filter(|item| is_definition(item));
+    let defined: BTreeSet<&str> = defined.map(|item| item.name.as_str()).collect();
+    let mut declared = all().filter(|item| !item.is_definition);
+    declared.any(|item| {
+        let name = item.name.as_str();
+        offered.contains(name) && !defined.contains(name)
+    })
 }
 
 /// The text with a limit for the entries that have none of their own.

@@ -4,6 +4,7 @@
 //! Order of locks: context order, stream state, timeline or marker. Nothing else is held while
 //! one of them is taken.
 
+pub mod archive;
 pub mod attributes;
 pub mod capture;
 pub mod context;

@@ -190,3 +190,137 @@ fn what_cannot_be_linked_is_said_in_the_log() {
         CUresult::CUDA_ERROR_FILE_NOT_FOUND
     );
 }
+
+/// A member is named `b.ptx` and stands behind one that is machine code.
+fn archive(ptx: &CStr) -> Vec<u8> {
+    let members = [
+        ("a.o/", &b"\x7fELF\x02"[..]),
+        ("b.ptx/", ptx.to_bytes_with_nul()),
+    ];
+    let mut bytes = b"!<arch>\n".to_vec();
+    for (name, member) in members {
+        let size = member.len();
+        bytes.extend(format!("{name:<16}{:<32}{size:<10}`\n", "0").bytes());
+        bytes.extend(member);
+        bytes.resize(bytes.len().next_multiple_of(2), b'\n');
+    }
+    bytes
+}
+
+/// Every thread asks for its rank and the grid's size; between barriers of the grid it adds its
+/// rank + 1 to one of two sums, and reads what all have added.
+const GRID: &CStr = c".version 8.0
+.target sm_90
+.address_size 64
+.extern .func (.param .b64 r) cudaCGGetIntrinsicHandle(.param .b32 scope);
+.extern .func (.param .b32 r) cudaCGSynchronize(.param .b64 handle, .param .b32 flags);
+.extern .func (.param .b32 r) cudaCGGetSize(.param .b64 a, .param .b64 b, .param .b64 handle);
+.extern .func (.param .b32 r) cudaCGGetRank(.param .b64 a, .param .b64 b, .param .b64 handle);
+.visible .global .align 4 .u32 sums[2];
+.visible .entry run(.param .u64 out)
+{
+    .reg .b32 %r<9>;
+    .reg .b64 %rd<9>;
+    .local .align 4 .b8 words[8];
+    .param .b64 handle; .param .b32 scope; .param .b32 error; .param .b32 flags;
+    .param .b64 first; .param .b64 second;
+    st.param.b32 [scope], 1;
+    call.uni (handle), cudaCGGetIntrinsicHandle, (scope);
+    ld.param.b64 %rd1, [handle];
+    st.param.b64 [handle], %rd1;
+    mov.u64 %rd2, words;
+    cvta.local.u64 %rd2, %rd2;
+    mov.b32 %r2, 0;
+    st.local.u32 [words], %r2;
+    st.local.u32 [words+4], %r2;
+    st.param.b64 [first], %rd2;
+    st.param.b64 [second], 0;
+    call.uni (error), cudaCGGetRank, (first, second, handle);
+    ld.param.b32 %r1, [error];
+    ld.local.u32 %r2, [words];
+    add.u64 %rd3, %rd2, 4;
+    st.param.b64 [first], %rd3;
+    call.uni (error), cudaCGGetSize, (first, second, handle);
+    ld.param.b32 %r3, [error];
+    ld.local.u32 %r4, [words+4];
+    or.b32 %r1, %r1, %r3;
+    add.u32 %r5, %r2, 1;
+    red.global.add.u32 [sums], %r5;
+    st.param.b32 [flags], 0;
+    call.uni (error), cudaCGSynchronize, (handle, flags);
+    ld.param.b32 %r3, [error];
+    or.b32 %r1, %r1, %r3;
+    ld.global.u32 %r6, [sums];
+    red.global.add.u32 [sums+4], %r6;
+    call.uni (error), cudaCGSynchronize, (handle, flags);
+    ld.param.b32 %r3, [error];
+    or.b32 %r1, %r1, %r3;
+    ld.global.u32 %r7, [sums+4];
+    ld.param.u64 %rd4, [out];
+    mul.wide.u32 %rd5, %r2, 16;
+    add.u64 %rd4, %rd4, %rd5;
+    st.global.v4.u32 [%rd4], {%r1, %r4, %r6, %r7};
+    ret;
+}
+";
+
+#[test]
+fn an_archive_brings_cooperative_groups() {
+    let _context = Context::new(0);
+    let run = |archive: &[u8], inputs: &[&CStr]| {
+        let mut log = Log::new();
+        let state = log.link();
+        for input in inputs {
+            assert_eq!(add(state, input, c"input"), CUresult::CUDA_SUCCESS);
+        }
+        cu!(cuLinkAddData_v2(
+            state,
+            Input::CU_JIT_INPUT_LIBRARY,
+            archive.as_ptr().cast_mut().cast(),
+            archive.len(),
+            c"library.a".as_ptr(),
+            0,
+            null_mut(),
+            null_mut(),
+        ));
+        let (mut image, mut bytes, mut module) = (null_mut(), 0, null_mut());
+        cu!(cuLinkComplete(state, &mut image, &mut bytes));
+        cu!(cuModuleLoadData(&mut module, image.cast_const()));
+        cu!(cuLinkDestroy(state));
+        function(module, "run")
+    };
+    // The archive has a member that defines what the input refers to.
+    run(&archive(MAKER), &[USER]);
+
+    let function = run(&archive(MAKER), &[GRID]);
+    let threads = 2 * 3 * 5 * 4 * 2;
+    let out = alloc::<u32>(4 * threads as usize);
+    let start = || {
+        let mut parameters = [std::ptr::from_ref(&out).cast_mut().cast::<c_void>()];
+        code!(cuLaunchCooperativeKernel(
+            function,
+            2,
+            3,
+            5,
+            4,
+            2,
+            1,
+            0,
+            DEFAULT,
+            parameters.as_mut_ptr()
+        ))
+    };
+    assert_eq!(start(), CUresult::CUDA_SUCCESS);
+    cu!(cuCtxSynchronize());
+    let sum = threads * (threads + 1) / 2;
+    let expected = [0, threads, sum, sum * threads];
+    let results = download::<u32>(out, 4 * threads as usize);
+    for (rank, found) in results.chunks(4).enumerate() {
+        assert_eq!(found, expected, "thread {rank}");
+    }
+    // Without a cooperative launch there is no grid to wait for: invalid value, and no sum of all.
+    let launched = launch!(function, [1; 3], [1; 3], 0, DEFAULT, [out]);
+    assert_eq!(launched, CUresult::CUDA_SUCCESS);
+    cu!(cuCtxSynchronize());
+    assert_eq!(download::<u32>(out, 1)[0], 1);
+}
