@@ -56,6 +56,31 @@ const REGISTERS: &str = "
     ld.param.u64 %x1, [p1];
 ";
 
+/// A load of each form from the window, its result stored at the same offset.
+fn ld_reduce_forms() -> String {
+    format!(
+        "{REGISTERS}
+        multimem.ld_reduce.relaxed.sys.global.add.v4.f32 {{%f0, %f1, %f2, %f3}}, [%x0];
+        st.global.v4.f32 [%x1], {{%f0, %f1, %f2, %f3}};
+        multimem.ld_reduce.weak.global.add.f64 %d0, [%x0+16];
+        st.global.f64 [%x1+16], %d0;
+        multimem.ld_reduce.global.add.f16x2 %r0, [%x0+24];
+        st.global.u32 [%x1+24], %r0;
+        multimem.ld_reduce.acquire.gpu.global.min.s32 %r1, [%x0+28];
+        st.global.u32 [%x1+28], %r1;
+        multimem.ld_reduce.and.b32 %r2, [%x0+32];
+        st.global.u32 [%x1+32], %r2;
+        multimem.ld_reduce.global.add.acc::f32.f16x2 %r3, [%x0+36];
+        st.global.u32 [%x1+36], %r3;
+        multimem.ld_reduce.global.add.u64 %x2, [%x0+40];
+        st.global.u64 [%x1+40], %x2;
+        multimem.ld_reduce.global.max.v2.f16 {{%h0, %h1}}, [%x0+36];
+        mov.b32 %r4, {{%h0, %h1}};
+        st.global.u32 [%x1+48], %r4;
+        ret;"
+    )
+}
+
 #[test]
 fn ld_reduce_combines_the_replicas() {
     let bits = |x: f32| x.to_bits();
@@ -92,28 +117,13 @@ fn ld_reduce_combines_the_replicas() {
     ];
     let memory = window(&a, &b);
     let out = Words::on(0, 16);
-    let body = format!(
-        "{REGISTERS}
-        multimem.ld_reduce.relaxed.sys.global.add.v4.f32 {{%f0, %f1, %f2, %f3}}, [%x0];
-        st.global.v4.f32 [%x1], {{%f0, %f1, %f2, %f3}};
-        multimem.ld_reduce.weak.global.add.f64 %d0, [%x0+16];
-        st.global.f64 [%x1+16], %d0;
-        multimem.ld_reduce.global.add.f16x2 %r0, [%x0+24];
-        st.global.u32 [%x1+24], %r0;
-        multimem.ld_reduce.acquire.gpu.global.min.s32 %r1, [%x0+28];
-        st.global.u32 [%x1+28], %r1;
-        multimem.ld_reduce.and.b32 %r2, [%x0+32];
-        st.global.u32 [%x1+32], %r2;
-        multimem.ld_reduce.global.add.acc::f32.f16x2 %r3, [%x0+36];
-        st.global.u32 [%x1+36], %r3;
-        multimem.ld_reduce.global.add.u64 %x2, [%x0+40];
-        st.global.u64 [%x1+40], %x2;
-        multimem.ld_reduce.global.max.v2.f16 {{%h0, %h1}}, [%x0+36];
-        mov.b32 %r4, {{%h0, %h1}};
-        st.global.u32 [%x1+48], %r4;
-        ret;"
-    );
-    run(launch(&kernel(2, &body), 1, 1, &[memory.base, out.address])).unwrap();
+    run(launch(
+        &kernel(2, &ld_reduce_forms()),
+        1,
+        1,
+        &[memory.base, out.address],
+    ))
+    .unwrap();
     let sum = halves((-3.25f64).to_bits());
     let expected = [
         bits(1.75),
