@@ -9,7 +9,7 @@ use cudarc::nvrtc::Ptx;
 use hadal::device::{Buffer, Stream};
 use hadal::transfer::{PROBE_INSTRUCTIONS, probe_arithmetic};
 
-use crate::{Figure, Host, RUNS, Result, median};
+use crate::{Figure, RUNS, Result, best};
 
 const CTAS: u32 = 64;
 const THREADS: u32 = 256;
@@ -23,22 +23,22 @@ const CHUNK: u32 = 4096;
 const STEP: u32 = 4 * THREADS;
 
 /// `iterations` of `instructions` by all threads, as a figure.
-fn rate(iterations: u32, instructions: f64, time: Duration, host: &Host) -> f64 {
+fn rate(iterations: u32, instructions: f64, time: Duration) -> f64 {
     let threads = f64::from(CTAS * THREADS);
-    threads * f64::from(iterations) * instructions / time.as_secs_f64() / host.cores / 1e9
+    threads * f64::from(iterations) * instructions / time.as_secs_f64() / 1e9
 }
 
 /// The loop of `ptx/probe_arithmetic.ptx`.
-pub(crate) fn arithmetic(stream: &Stream, host: &Host) -> Result<Figure> {
+pub(crate) fn arithmetic(stream: &Stream) -> Result<Figure> {
     let iterations = 4000;
     let mut output = Buffer::zeroed(stream, (CTAS * THREADS) as usize)?;
-    let time = median(|| {
+    let time = best(|| {
         probe_arithmetic(stream, &mut output, iterations)?;
         Ok(stream.synchronize()?)
     })?;
     Ok(Figure {
         key: "alu_glane_per_core",
-        value: rate(iterations, PROBE_INSTRUCTIONS as f64, time, host),
+        value: rate(iterations, PROBE_INSTRUCTIONS as f64, time),
         unit: UNIT,
         target: 4.0,
         time,
@@ -46,7 +46,7 @@ pub(crate) fn arithmetic(stream: &Stream, host: &Host) -> Result<Figure> {
 }
 
 /// The loop of `memory_loop.ptx`, with its sums checked.
-pub(crate) fn memory(stream: &Arc<CudaStream>, host: &Host) -> Result<Figure> {
+pub(crate) fn memory(stream: &Arc<CudaStream>) -> Result<Figure> {
     let iterations: u32 = 2000;
     let text = include_str!("memory_loop.ptx");
     let module = stream.context().load_module(Ptx::from_src(text))?;
@@ -60,7 +60,7 @@ pub(crate) fn memory(stream: &Arc<CudaStream>, host: &Host) -> Result<Figure> {
         block_dim: (THREADS, 1, 1),
         shared_mem_bytes: 0,
     };
-    let time = median(|| {
+    let time = best(|| {
         let mut launch = stream.launch_builder(&kernel);
         launch.arg(&x_device).arg(&mut y_device).arg(&iterations);
         // SAFETY: the arguments are those of the kernel, and each CTA touches its own chunk of both
@@ -78,7 +78,7 @@ pub(crate) fn memory(stream: &Arc<CudaStream>, host: &Host) -> Result<Figure> {
     }
     Ok(Figure {
         key: "mem_glane_per_core",
-        value: rate(iterations, MEMORY_INSTRUCTIONS.into(), time, host),
+        value: rate(iterations, MEMORY_INSTRUCTIONS.into(), time),
         unit: UNIT,
         target: 2.5,
         time,

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use super::lanes::isa::Isa;
 use super::visible::{MOST, Visible};
 
 /// What a software machine looks like.
@@ -69,6 +70,9 @@ pub struct Tools {
     pub trace: Option<String>,
     /// File that gets a JSON line with all counters per launch (`SOFTGPU_COUNTERS`).
     pub counters: Option<String>,
+    /// The widest vector extension of the host to use (`SOFTGPU_ISA`: `baseline`, `avx2`, `avx512`);
+    /// the best there is by default.
+    pub isa: Option<Isa>,
 }
 
 impl Tools {
@@ -87,6 +91,12 @@ impl Tools {
             deadlock: deadlock.filter(|limit| !limit.is_zero()),
             trace: text("SOFTGPU_TRACE"),
             counters: text("SOFTGPU_COUNTERS"),
+            isa: match text("SOFTGPU_ISA").as_deref() {
+                Some("baseline") => Some(Isa::Baseline),
+                Some("avx2") => Some(Isa::Avx2),
+                Some("avx512") => Some(Isa::Avx512),
+                _ => None,
+            },
         }
     }
 }

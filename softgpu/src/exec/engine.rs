@@ -148,7 +148,7 @@ impl Engine {
                 // Without even one thread launches would never end; that is worth a panic.
                 let spawned = std::thread::Builder::new()
                     .name(name)
-                    .spawn(move || work(&shared));
+                    .spawn(move || work(&shared, index));
                 assert!(
                     spawned.is_ok() || index > 0,
                     "no worker thread: {spawned:?}"
@@ -322,10 +322,10 @@ pub(super) fn release_workspace(launch: &LaunchState) {
 }
 
 /// A worker thread.
-fn work(shared: &Shared) {
+fn work(shared: &Shared, worker: u32) {
     while !shared.stop.load(Ordering::Relaxed) {
         let mut scheduler = shared.scheduler.lock();
-        match scheduler.next(&shared.clock) {
+        match scheduler.next(&shared.clock, worker) {
             Next::Wait => {
                 let patience = std::time::Duration::from_millis(100);
                 shared.work.wait_for(&mut scheduler, patience);

@@ -40,7 +40,9 @@ mod matrix;
 mod mbar;
 pub mod mbarrier;
 mod multimem;
+mod parking;
 pub mod printf;
+
 pub mod regs;
 mod report;
 mod residency;

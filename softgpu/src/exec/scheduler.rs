@@ -7,10 +7,12 @@
 //!
 //! Clusters that only poll words of global memory are parked and get no turns ([`super::watch`]):
 //! when a worker looks for work it compares the words with memory, all of them when there is nothing
-//! else to run, else some in rotation.
+//! else to run, else some in rotation. Clusters that watch the same are compared once
+//! ([`super::parking`]).
 //!
-//! A round in which every cluster was idle makes the machine idle: workers then sleep for a while
-//! (longer and longer, up to half a millisecond), and time passes as the module on the clock says.
+//! A round in which every cluster was idle makes the machine idle: one worker then sleeps for a while
+//! (longer and longer, up to a millisecond) while the others wait for it, and time passes as the
+//! module on the clock says.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -25,10 +27,10 @@ use super::counters::Counters;
 use super::cta::{LaunchState, Position};
 use super::engine::Done;
 use super::hosts::Sample;
+use super::parking::{Parking, Reason};
 use super::report;
 use super::residency::{Need, Residency};
 use super::seed::Choice;
-use super::watch::{Reason, Watch};
 use crate::error::{Fault, FaultKind};
 
 /// Every so many turns a new cluster begins although begun ones have work.
@@ -36,10 +38,13 @@ const FRESH_TURN: u64 = 64;
 
 const SHORTEST_SLEEP: Duration = Duration::from_micros(10);
 const LONGEST_SLEEP: Duration = Duration::from_micros(500);
+/// After so many rounds that were idle it is [`PATIENT_SLEEP`].
+const PATIENT_ROUNDS: u32 = 1000;
+const PATIENT_SLEEP: Duration = Duration::from_millis(1);
 /// While another worker is busy.
 const WATCHING: Duration = Duration::from_micros(100);
 
-/// Parked clusters looked at before each turn while there is other work.
+/// Lots of parked clusters looked at before each turn while there is other work.
 const GLANCE: usize = 32;
 
 /// Limits of idleness that loops may take which read a clock, and so may end by themselves.
@@ -56,12 +61,8 @@ pub(super) struct Entry {
     pub(super) work: Work,
     /// It did nothing in its last turn.
     idle: bool,
-}
-
-/// A cluster that waits for something that can be watched.
-struct Parked {
-    entry: Box<Entry>,
-    watch: Watch,
+    /// Time alone makes it run: since when.
+    timed: Option<Instant>,
 }
 
 /// A cluster, or what it takes to make one.
@@ -142,9 +143,9 @@ pub(super) enum Next {
 pub(super) struct Scheduler {
     begun: VecDeque<Box<Entry>>,
     fresh: VecDeque<Box<Entry>>,
-    parked: Vec<Parked>,
-    /// Where the next glance at them begins.
-    glance: usize,
+    parked: Parking,
+    /// The worker that sleeps until something changes: one is enough, the others wait for it.
+    watching: Option<u32>,
     grids: HashMap<u64, Grid>,
     devices: Vec<Device>,
     /// Entries that workers are running, and those of them that were not idle before.
@@ -187,8 +188,8 @@ impl Scheduler {
         Self {
             begun: VecDeque::new(),
             fresh: VecDeque::new(),
-            parked: Vec::new(),
-            glance: 0,
+            parked: Parking::default(),
+            watching: None,
             grids: HashMap::new(),
             devices: (0..config.devices).map(device).collect(),
             running: 0,
@@ -224,6 +225,7 @@ impl Scheduler {
             done: Some(done),
         };
         self.grids.insert(id, grid);
+        self.watching = None;
         self.devices[device as usize].waiting.push_back(id);
         self.admit(device);
     }
@@ -260,7 +262,11 @@ impl Scheduler {
             };
             grid.next += 1;
             grid.resident += 1;
-            self.fresh.push_back(Box::new(Entry { work, idle: false }));
+            self.fresh.push_back(Box::new(Entry {
+                work,
+                idle: false,
+                timed: None,
+            }));
         }
     }
 
@@ -285,8 +291,12 @@ impl Scheduler {
         self.begun.len() + self.fresh.len() > 0 && self.idle_turns == 0
     }
 
-    /// What to do next.
-    pub(super) fn next(&mut self, clock: &Clock) -> Next {
+    /// What a worker does next.
+    pub(super) fn next(&mut self, clock: &Clock, worker: u32) -> Next {
+        if self.watching.is_some_and(|watcher| watcher != worker) {
+            return Next::Wait;
+        }
+        self.watching = None;
         self.look_at_parked(clock.now());
         let waiting = self.begun.len() as u64;
         let all_idle = self.fresh.is_empty() && self.idle_turns >= waiting;
@@ -297,6 +307,7 @@ impl Scheduler {
             if self.running == 0 {
                 self.search_deadlock(clock.now());
             }
+            self.watching = Some(worker);
             return Next::Sleep(self.pass_idle_time(clock));
         }
         if self.begun.is_empty() && self.fresh.is_empty() {
@@ -313,9 +324,12 @@ impl Scheduler {
         };
         let index = self.choice.below(queue.len().max(1) as u64, 0);
         let index = usize::try_from(index).unwrap_or(0);
-        let Some(entry) = queue.remove(index) else {
+        let Some(mut entry) = queue.remove(index) else {
             return Next::Wait;
         };
+        if let Some(since) = &mut entry.timed {
+            *since = Instant::now();
+        }
         self.running += 1;
         self.busy += usize::from(!entry.idle);
         Next::Run(entry)
@@ -324,9 +338,12 @@ impl Scheduler {
     /// Lets time pass while everything polls; how long to sleep.
     fn pass_idle_time(&mut self, clock: &Clock) -> Duration {
         let doublings = self.idle_rounds.min(8);
-        let sleep = SHORTEST_SLEEP
-            .saturating_mul(1 << doublings)
-            .min(LONGEST_SLEEP);
+        let longest = if self.idle_rounds < PATIENT_ROUNDS {
+            LONGEST_SLEEP
+        } else {
+            PATIENT_SLEEP
+        };
+        let sleep = SHORTEST_SLEEP.saturating_mul(1 << doublings).min(longest);
         if self.busy > 0 {
             self.idle_since = None;
             return WATCHING;
@@ -346,20 +363,14 @@ impl Scheduler {
     fn look_at_parked(&mut self, now: u64) {
         let nothing_else = self.fresh.is_empty() && self.idle_turns >= self.begun.len() as u64;
         let count = if nothing_else {
-            self.parked.len()
+            self.parked.lots()
         } else {
-            self.parked.len().min(GLANCE)
+            GLANCE
         };
-        for _ in 0..count {
-            if self.glance >= self.parked.len() {
-                self.glance = 0;
-            }
-            let Some(reason) = self.parked[self.glance].watch.due(now) else {
-                self.glance += 1;
-                continue;
-            };
-            let mut entry = self.parked.swap_remove(self.glance).entry;
+        for (mut entry, reason) in self.parked.look(now, count) {
             entry.idle = reason == Reason::Time;
+            // Under a seed how long a turn takes must not matter.
+            entry.timed = (entry.idle && !self.seeded).then(Instant::now);
             if reason == Reason::Changed {
                 self.stir();
             }
@@ -370,14 +381,10 @@ impl Scheduler {
 
     /// Puts the parked clusters of some launches back into the queue.
     fn release(&mut self, of: impl Fn(&LaunchState) -> bool) {
-        let parked = std::mem::take(&mut self.parked);
-        for Parked { mut entry, watch } in parked {
-            if of(entry.launch()) {
-                entry.idle = false;
-                self.begun.push_back(entry);
-            } else {
-                self.parked.push(Parked { entry, watch });
-            }
+        self.watching = None;
+        for mut entry in self.parked.release(of) {
+            entry.idle = false;
+            self.begun.push_back(entry);
         }
     }
 
@@ -387,6 +394,8 @@ impl Scheduler {
         self.idle_rounds = 0;
         self.idle_since = None;
         self.quiet = None;
+        self.watching = None;
+        self.parked.rested();
     }
 
     /// Changes how long the machine must be idle before it is searched for a deadlock.
@@ -401,7 +410,7 @@ impl Scheduler {
             since: now,
             hosts: Sample::take(),
         });
-        let timed = !self.begun.is_empty() || self.parked.iter().any(|p| p.watch.until.is_some());
+        let timed = !self.begun.is_empty() || self.parked.is_timed();
         let factor = if timed { TIMED_LIMITS } else { 1 };
         if now.saturating_sub(quiet.since) < limit.saturating_mul(factor) {
             return;
@@ -414,8 +423,8 @@ impl Scheduler {
     }
 
     fn end_deadlock(&mut self) {
-        let parked = self.parked.iter().map(|parked| &parked.entry);
-        let entries: Vec<_> = self.begun.iter().chain(parked).collect();
+        let begun = self.begun.iter().map(|entry| &**entry);
+        let entries: Vec<_> = begun.chain(self.parked.entries()).collect();
         let clusters = entries.iter().filter_map(|entry| match &entry.work {
             Work::Begun(cluster) => Some(cluster),
             Work::Fresh { .. } => None,
@@ -452,13 +461,16 @@ impl Scheduler {
         self.running -= 1;
         self.busy -= usize::from(!entry.idle);
         entry.idle = outcome == Outcome::Idle;
+        if let Some(since) = entry.timed.take() {
+            self.parked.charge(since.elapsed());
+        }
         if !entry.idle {
             self.stir();
         } else if let Work::Begun(cluster) = &mut entry.work
             && let Some(watch) = cluster.take_watch()
             && !cluster.launch().aborted.load(Ordering::Relaxed)
         {
-            self.parked.push(Parked { entry, watch });
+            self.parked.park(entry, watch);
             return;
         } else {
             self.idle_turns += 1;

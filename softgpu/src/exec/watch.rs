@@ -62,7 +62,7 @@ impl Word {
         }
     }
 
-    fn changed(&self) -> bool {
+    pub(super) fn changed(&self) -> bool {
         Self::read(self.address, self.bytes).value != self.value
     }
 }
@@ -75,25 +75,6 @@ pub(super) struct Watch {
     pub(super) until: Option<u64>,
     /// The launch for whose end it waits.
     pub(super) launch: Option<Arc<LaunchState>>,
-}
-
-/// Why a parked cluster runs again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reason {
-    Changed,
-    Time,
-}
-
-impl Watch {
-    /// Whether the cluster has to run, at `now` of the clock.
-    pub(super) fn due(&self, now: u64) -> Option<Reason> {
-        let over = |launch: &Arc<LaunchState>| launch.dependence.is_over();
-        if self.words.iter().any(Word::changed) || self.launch.as_ref().is_some_and(over) {
-            return Some(Reason::Changed);
-        }
-        let late = self.until.is_some_and(|until| until <= now);
-        late.then_some(Reason::Time)
-    }
 }
 
 /// Whether polls are recorded.

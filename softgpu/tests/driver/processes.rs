@@ -5,6 +5,7 @@
     unsafe_code,
     reason = "descriptors travel over sockets; handles are C structures"
 )]
+#![expect(clippy::print_stderr, reason = "figures of interest with --nocapture")]
 
 use std::ffi::c_char;
 use std::io::{BufRead, BufReader, Write};
@@ -12,6 +13,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::ptr::null_mut;
+use std::time::{Duration, Instant};
 
 use cudarc::driver::sys::{self, CUresult};
 
@@ -179,7 +181,11 @@ fn child() {
     };
     let words: Vec<&str> = role.split(' ').collect();
     match words[0] {
-        "ring" => ring_member(words[1].parse().unwrap(), words[2].parse().unwrap()),
+        "ring" => {
+            let number = |at: usize| words[at].parse().unwrap();
+            ring_member(number(1), number(2), number(3));
+        }
+        "idle" => idle(),
         "lend" => lend(),
         "look" => look(),
         "event" => event_partner(),
@@ -191,10 +197,10 @@ fn child() {
     }
 }
 
-fn ring_member(me: u32, n: u32) {
+fn ring_member(me: u32, n: u32, rounds: u32) {
     let _context = Context::new(i32::try_from(me).unwrap());
     let words = try_open(&listen()).unwrap();
-    ring(words, me, n, 20, null_mut());
+    ring(words, me, n, rounds, null_mut());
     tell("launched");
     cu!(cuCtxSynchronize());
     tell("done");
@@ -203,25 +209,81 @@ fn ring_member(me: u32, n: u32) {
 
 #[test]
 fn kernels_of_several_processes_take_turns() {
-    for n in [2, 4] {
+    for (n, rounds) in [(2, 1000), (4, 250)] {
         let _context = Context::new(0);
         let words = upload(&[0u32, 0]);
         let handle = handle_of(words);
         let mut peers: Vec<Peer> = (1..n)
-            .map(|me| Peer::start(&format!("ring {me} {n}")))
+            .map(|me| Peer::start(&format!("ring {me} {n} {rounds}")))
             .collect();
         for peer in &mut peers {
             peer.say(&handle);
         }
-        ring(words, 0, n, 20, null_mut());
-        cu!(cuCtxSynchronize());
-        for mut peer in peers {
+        for peer in &mut peers {
             assert_eq!(peer.hear(), "launched");
+        }
+        let start = Instant::now();
+        ring(words, 0, n, rounds, null_mut());
+        cu!(cuCtxSynchronize());
+        eprintln!("{rounds} rounds of {n} processes: {:?}", start.elapsed());
+        for mut peer in peers {
             assert_eq!(peer.hear(), "done");
             peer.end();
         }
-        let sum = 20 * n * (n + 1) / 2;
-        assert_eq!(download::<u32>(words, 2), [20 * n, sum]);
+        let sum = rounds * n * (n + 1) / 2;
+        assert_eq!(download::<u32>(words, 2), [rounds * n, sum]);
+    }
+}
+
+/// Processor time of this process.
+fn processor_time() -> Duration {
+    // SAFETY: all-zero is a valid value of this plain C struct.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a live object of the type.
+    let done = unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
+    assert_eq!(done, 0);
+    let part = |t: libc::timeval| {
+        Duration::from_secs(t.tv_sec.unsigned_abs())
+            + Duration::from_micros(t.tv_usec.unsigned_abs())
+    };
+    part(usage.ru_utime) + part(usage.ru_stime)
+}
+
+/// Polls memory of another process and says which percentage of a core that costs.
+fn idle() {
+    let _context = Context::new(1);
+    let words = try_open(&listen()).unwrap();
+    let f = function(module(RING), "spin");
+    let launched = launch!(f, [132, 1, 1], [128, 1, 1], 0, null_mut(), [words]);
+    assert_eq!(launched, CUresult::CUDA_SUCCESS);
+    std::thread::sleep(Duration::from_secs(1));
+    let (wall, before) = (Instant::now(), processor_time());
+    std::thread::sleep(Duration::from_secs(1));
+    let share = (processor_time() - before).as_secs_f64() / wall.elapsed().as_secs_f64();
+    tell(&format!("{:.1}", share * 100.0));
+    cu!(cuCtxSynchronize());
+    tell("done");
+    cu!(cuIpcCloseMemHandle(words));
+}
+
+#[test]
+fn processes_that_wait_for_each_other_are_nearly_idle() {
+    let _context = Context::new(0);
+    let words = upload(&[0u32]);
+    let handle = handle_of(words);
+    let mut peers = [Peer::start("idle"), Peer::start("idle")];
+    for peer in &mut peers {
+        peer.say(&handle);
+    }
+    for peer in &mut peers {
+        let percent = peer.hear();
+        eprintln!("{percent} % of a core");
+        assert!(percent.parse::<f64>().unwrap() < 10.0, "{percent} %");
+    }
+    cu!(cuMemsetD32_v2(words, u32::MAX, 1));
+    for mut peer in peers {
+        assert_eq!(peer.hear(), "done");
+        peer.end();
     }
 }
 

@@ -13,6 +13,6 @@ mod harness;
 mod multimem;
 mod ring;
 mod seeds;
-mod speed;
+mod spin;
 mod sync;
 mod warp;

@@ -1,5 +1,4 @@
-//! Machines full of CTAs that wait for flags of each other, or for nothing that ever comes.
-#![expect(unsafe_code, reason = "processor time is asked for in C")]
+//! A machine full of CTAs that wait for flags of each other.
 #![expect(
     clippy::unwrap_used,
     reason = "helpers of tests, outside of test functions"
@@ -7,15 +6,15 @@
 #![expect(clippy::print_stderr, reason = "figures of interest with --nocapture")]
 
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use softgpu::exec::{Config, Engine};
 use softgpu::mem::{AddressSpace, Peer};
 
 use crate::harness::{Words, kernel, launch};
 
-const DEVICES: u32 = 8;
-const CTAS: u32 = 132;
+pub(crate) const DEVICES: u32 = 8;
+pub(crate) const CTAS: u32 = 132;
 const ROUNDS: u32 = 10;
 
 /// Thread 0 of a CTA waits until its flag has the round's number, then sets the next CTA's flag;
@@ -49,7 +48,7 @@ const RING: &str = r"
         @%p3 bra L;
         ret;";
 
-fn machine(devices: u32, seed: Option<u64>) -> Engine {
+pub(crate) fn machine(devices: u32, seed: Option<u64>) -> Engine {
     let space = AddressSpace::global();
     for owner in 0..devices {
         for from in (0..devices).filter(|&from| from != owner) {
@@ -102,71 +101,4 @@ fn all_ctas_of_eight_devices_pass_a_flag_ten_times_round() {
 #[test]
 fn the_ring_goes_round_under_a_seed() {
     ring(Some(3));
-}
-
-/// Processor time of this process.
-fn processor_time() -> Duration {
-    // SAFETY: all-zero is a valid value of this plain C struct.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer is to a live object of the type.
-    assert_eq!(
-        unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) },
-        0
-    );
-    let part = |t: libc::timeval| {
-        Duration::from_secs(t.tv_sec.unsigned_abs())
-            + Duration::from_micros(t.tv_usec.unsigned_abs())
-    };
-    part(usage.ru_utime) + part(usage.ru_stime)
-}
-
-fn spin(poll: &str) {
-    let body = format!(
-        r"
-        .reg .b32 %r<10>; .reg .b64 %rd<8>; .reg .pred %p<4>;
-        ld.param.u64 %rd1, [p0];
-        mov.u32 %r3, %tid.x;
-        mov.u64 %rd7, %clock64;
-        setp.ne.u32 %p2, %r3, 0;
-        @%p2 bra J;
-    W:  {poll}
-        setp.eq.u32 %p3, %r6, 0;
-        @%p3 bra W;
-    J:  bar.sync 0;
-        ret;"
-    );
-    let k = kernel(1, &body);
-    let machine = machine(DEVICES, None);
-    let flag = Words::on(0, 1);
-    let (sender, receiver) = mpsc::channel();
-    for device in 0..DEVICES {
-        let mut shape = launch(&k, CTAS, 128, &[flag.address]);
-        shape.device = device;
-        let sender = sender.clone();
-        machine.submit(shape, Box::new(move |result| sender.send(result).unwrap()));
-    }
-    std::thread::sleep(Duration::from_secs(1));
-    let (wall, cpu) = (Instant::now(), processor_time());
-    std::thread::sleep(Duration::from_secs(2));
-    let share = (processor_time() - cpu).as_secs_f64() / wall.elapsed().as_secs_f64();
-    eprintln!("{poll}: {:.1} % of a core", share * 100.0);
-    // Optimised it is under 1 %; without optimisation and on a busy machine a margin is needed.
-    let most = if cfg!(debug_assertions) { 0.5 } else { 0.05 };
-    assert!(share < most, "{poll}: {share} of a core");
-    flag.write(&[1]);
-    for _ in 0..DEVICES {
-        receiver.recv().unwrap().unwrap_or_else(|f| panic!("{f}"));
-    }
-}
-
-#[test]
-fn a_machine_that_only_spins_is_nearly_free() {
-    spin("ld.acquire.sys.global.u32 %r6, [%rd1];");
-    spin("ld.volatile.global.u32 %r6, [%rd1];");
-    spin("ld.global.u32 %r6, [%rd1];");
-    spin("ld.relaxed.sys.global.u32 %r6, [%rd1]; nanosleep.u32 100;");
-    spin(
-        "mov.u64 %rd6, %clock64; sub.u64 %rd6, %rd6, %rd7; setp.gt.u64 %p1, %rd6, 200000000000; @%p1 trap; ld.acquire.sys.global.u32 %r6, [%rd1];",
-    );
-    spin("atom.acquire.sys.global.cas.b32 %r6, [%rd1], 1, 1;");
 }

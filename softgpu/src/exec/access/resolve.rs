@@ -174,7 +174,13 @@ impl MemCtx<'_> {
             Space::Global | Space::Const => bounds.low,
             _ => bounds.low & 0xffff_ffff,
         };
-        let host = self.lookup(space, low, 0, whole)?;
+        let host = match space {
+            Space::Global => {
+                let space = self.space;
+                space.translate(self.device, low, bytes, span.access)?
+            }
+            _ => self.lookup(space, low, 0, whole)?,
+        };
         Some((host.expose_provenance() as u64).wrapping_sub(bounds.low))
     }
 

@@ -10,6 +10,7 @@
 )]
 
 use std::marker::PhantomData;
+use std::ops::{BitOr, BitXor};
 
 use super::element::{Element, Held};
 use super::resolve::Bounds;
@@ -142,20 +143,82 @@ impl Hosts {
     pub(crate) const NONE: Self = Self([0; 32]);
 }
 
+/// How the 32 words at `base` lie: the first, whether all are the same, whether each follows the one
+/// before by `1 << shift`.
+///
+/// It compares the words as they stand in the register, because an array of addresses in between costs
+/// more than all else.
+///
+/// # Safety
+/// 32 words can be read there.
+#[inline(always)]
+unsafe fn compare<A: Address>(base: *const A, shift: u32) -> (A, bool, bool) {
+    // SAFETY: the caller's promise.
+    let first = unsafe { base.read() };
+    let (mut apart, mut astray) = (A::default(), A::default());
+    for lane in 0..32u32 {
+        // SAFETY: the caller's promise.
+        let word = unsafe { base.wrapping_add(lane as usize).read() };
+        apart = apart | (word ^ first);
+        astray = astray | (word ^ first.advance(lane << shift));
+    }
+    let zero = A::default();
+    (first, apart == zero, astray == zero)
+}
+
+/// A word of an address register.
+trait Address: Copy + Default + PartialEq + BitOr<Output = Self> + BitXor<Output = Self> {
+    /// The word `by` bytes on.
+    fn advance(self, by: u32) -> Self;
+}
+
+impl Address for u32 {
+    #[inline(always)]
+    fn advance(self, by: u32) -> Self {
+        self.wrapping_add(by)
+    }
+}
+
+impl Address for u64 {
+    #[inline(always)]
+    fn advance(self, by: u32) -> Self {
+        self.wrapping_add(by.into())
+    }
+}
+
 /// Resolves the addresses of 32 active lanes if they are side by side or all the same, which one
 /// pass over them tells: the extremes need not be found.
+///
+/// # Safety
+/// The operand lies in the file.
 #[inline(always)]
-fn regular(addresses: &[u64; 32], mode: Mode, ctx: &MemCtx<'_>, span: Span) -> Option<Located> {
-    let first = addresses[0];
-    let (mut apart, mut astray) = (0, 0);
-    for (lane, &address) in addresses.iter().enumerate() {
-        let step = u64::from((lane as u32).wrapping_mul(span.bytes as u32));
-        apart |= address ^ first;
-        astray |= address ^ first.wrapping_add(step);
+unsafe fn regular(
+    regs: &mut RegFile,
+    inst: &Inst,
+    ctx: &MemCtx<'_>,
+    span: Span,
+) -> Option<Located> {
+    let mode = Mode(inst.c.0);
+    let base = regs.source(inst.a);
+    if !span.bytes.is_power_of_two() {
+        return None;
     }
-    let (pattern, extent) = match (apart, astray) {
-        (_, 0) => (Pattern::Contiguous, span.bytes.wrapping_mul(31)),
-        (0, _) => (Pattern::Uniform, 0),
+    let shift = span.bytes.trailing_zeros();
+    let (first, same, aside) = if mode.0 & Mode::WIDE != 0 {
+        // SAFETY: the operand has 32 lanes of 8 bytes.
+        let (first, same, aside) = unsafe { compare::<u64>(base.cast(), shift) };
+        (first.wrapping_add(inst.imm), same, aside)
+    } else {
+        // SAFETY: the operand has 32 lanes of 4 bytes.
+        let (first, same, aside) = unsafe { compare::<u32>(base.cast(), shift) };
+        let first = first.wrapping_add(inst.imm as u32);
+        // Lanes beyond the end of the 32 bits are elsewhere.
+        let aside = aside && first.checked_add(31 << shift).is_some();
+        (u64::from(first), same, aside)
+    };
+    let (pattern, extent) = match (aside, same) {
+        (true, _) => (Pattern::Contiguous, 31 << shift),
+        (_, true) => (Pattern::Uniform, 0),
         _ => return None,
     };
     let delta = ctx.common(mode.space(), &Bounds::from(first, extent), span)?;
@@ -177,14 +240,16 @@ pub(crate) unsafe fn locate(
     ctx: &MemCtx<'_>,
     (span, hosts): (Span, &mut Hosts),
 ) -> Result<Located, LaneFault> {
+    if mask == FULL {
+        // SAFETY: the caller's promise.
+        let located = unsafe { regular(regs, inst, ctx, span) };
+        if let Some(located) = located {
+            return Ok(located);
+        }
+    }
     let mode = Mode(inst.c.0);
     // SAFETY: the caller's promise.
     let addresses = unsafe { addresses(regs, inst, mode) };
-    if mask == FULL
-        && let Some(located) = regular(&addresses, mode, ctx, span)
-    {
-        return Ok(located);
-    }
     let bounds = Bounds::of(&addresses, mask);
     let lane = mask.trailing_zeros() as usize & 31;
     let Some(delta) = ctx.common(mode.space(), &bounds, span) else {

@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 
 use crate::exec::access::transfer::{Hosts, Located, locate};
 use crate::exec::access::{MemCtx, Span};
+use crate::exec::config::Tools;
 use crate::exec::inst::{AluFn, Code, Inst, LaneFault, MemFn};
 use crate::exec::regs::RegFile;
 
@@ -26,11 +27,11 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// The best that this host has.
+    /// The best that this host has and [`Tools`] allow.
     #[must_use]
     pub fn detect() -> Self {
         static BEST: OnceLock<Isa> = OnceLock::new();
-        *BEST.get_or_init(Self::probe)
+        *BEST.get_or_init(|| Self::probe().min(Tools::global().isa.unwrap_or(Self::Avx512)))
     }
 
     /// All that this host has, the baseline first.

@@ -12,6 +12,8 @@
 use super::Accumulators;
 use super::decode::Operands;
 use super::{fast, integer};
+#[cfg(target_arch = "x86_64")]
+use crate::exec::Isa as Host;
 use crate::tensor::convert;
 
 /// An instruction set.
@@ -125,15 +127,19 @@ enum Isa {
 }
 
 impl Level {
-    /// All levels that this CPU has, the fastest first.
+    /// All levels that this CPU has and the environment allows, the fastest first.
     pub fn available() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
-        let avx2 = is_x86_feature_detected!("avx2")
+        let allowed = Host::detect();
+        #[cfg(target_arch = "x86_64")]
+        let avx2 = allowed >= Host::Avx2
+            && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c");
         let levels = [
             #[cfg(target_arch = "x86_64")]
             (avx2
+                && allowed >= Host::Avx512
                 && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vl")
