@@ -49,7 +49,6 @@ const FORMS: &[&str] = &[
      W: ld.acquire.sys.global.u32 %r6, [%rd1]; setp.eq.u32 %p1, %r6, 0; @%p1 bra W;
      mbarrier.arrive.shared.b64 _, [bar];
      T: mbarrier.try_wait.parity.shared.b64 %p1, [bar], 0; @!%p1 bra T;",
-    "W: ld.volatile.global.u32 %r6, [%rd1]; bar.sync 0; setp.eq.u32 %p1, %r6, 0; @%p1 bra W;",
 ];
 
 /// Processor time of this process.
