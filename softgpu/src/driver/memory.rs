@@ -9,6 +9,7 @@ use super::capture;
 use super::context::Context;
 use super::graph_memory::GraphMemory;
 use super::machine::driver;
+use super::module;
 use super::status::{Result, Status};
 use super::stream::{Op, Stream};
 use super::task::Task;
@@ -37,6 +38,9 @@ pub fn free(context: &Context, base: u64) -> Result<()> {
     match region.map(|r| (r.base, r.kind)) {
         Some((at, RegionKind::Device(_) | RegionKind::Managed)) if at == base => {}
         _ => return Err(Status::INVALID_VALUE),
+    }
+    if region.is_some_and(|region| module::holds_variable(&region)) {
+        return Err(Status::INVALID_VALUE);
     }
     capture::refuse_unsafe()?;
     context.synchronize()?;
@@ -318,7 +322,7 @@ pub fn free_async(context: &Context, stream: &Stream, base: u64) -> Result<()> {
     let space = AddressSpace::global();
     let region = space.lookup(base).filter(|r| r.base == base);
     let region = region.ok_or(Status::INVALID_VALUE)?;
-    if !matches!(region.kind, RegionKind::Device(_)) {
+    if !matches!(region.kind, RegionKind::Device(_)) || module::holds_variable(&region) {
         return Err(Status::INVALID_VALUE);
     }
     let work = Box::new(move || {

@@ -1,9 +1,9 @@
 //! Modules: PTX loaded into a context, with its variables in device memory, and functions.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::context::Context;
 use super::machine::driver;
@@ -11,7 +11,7 @@ use super::report;
 use super::status::{Result, Status};
 use crate::exec::Kernel;
 use crate::ir;
-use crate::mem::AddressSpace;
+use crate::mem::{AddressSpace, Region};
 use crate::ptx::{self, Global, GlobalSpace, Linkage};
 
 /// Most shared memory that a block can have: what an H100 reports as the opt-in limit.
@@ -167,8 +167,17 @@ impl Traits {
     }
 }
 
+/// The allocations that hold variables of modules: address and identity.
+static VARIABLES: LazyLock<RwLock<HashMap<u64, u64>>> = LazyLock::new(RwLock::default);
+
+/// Whether an allocation holds a variable of a module, which is not the program's to free.
+pub fn holds_variable(region: &Region) -> bool {
+    VARIABLES.read().get(&region.base) == Some(&region.id)
+}
+
 fn free(globals: &HashMap<String, (u64, u64)>) {
     for &(at, _) in globals.values() {
+        VARIABLES.write().remove(&at);
         // It may have died with its context.
         let _ = AddressSpace::global().free(at);
     }
@@ -191,6 +200,7 @@ fn place(
         let region = space
             .alloc_device(context.device, global.size.max(1))
             .map_err(Status::from)?;
+        VARIABLES.write().insert(region.base, region.id);
         globals.insert(global.name.clone(), (region.base, global.size));
     }
     for global in module.globals() {

@@ -12,7 +12,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::access::{MemCtx, Span};
 use super::cta::{Env, State};
-use super::inflight::{Action, Op, due};
+use super::inflight::{Action, Op, due, due_of_store};
 use super::inst::LaneFault;
 use super::mbar::shared_place;
 use super::split::Wait;
@@ -306,6 +306,11 @@ impl Warp {
             BulkOp::WaitGroup { pending, read } => {
                 self.bulk.settle(&st.inflight);
                 let done = self.bulk.at_most(mask, pending, read.into());
+                if !done {
+                    let mut awaited = self.bulk.awaited(mask, pending);
+                    awaited.retain(|id| !read || st.inflight.is_unread(*id));
+                    st.inflight.hasten(&awaited, st.work + READ);
+                }
                 let wait = Wait::Bulk { pending, read };
                 return Ok(if done { Step::Next } else { Step::Wait(wait) });
             }
@@ -320,14 +325,14 @@ impl Warp {
             };
             let decoded = operands.transfer(ctx, op);
             let (transfer, done) = decoded.map_err(|kind| LaneFault { lane, kind })?;
-            let typical = if matches!(transfer, Transfer::Load { .. }) {
-                LOAD
-            } else {
-                READ
-            };
+            let loads = matches!(transfer, Transfer::Load { .. });
             let action = Action::Transfer(Box::new(transfer));
             let op = Op::new(self.origin(lane, instr.line), action);
-            let when = due(&mut st.choice, st.work, typical);
+            let when = if loads {
+                due(&mut st.choice, st.work, LOAD)
+            } else {
+                due_of_store(&mut st.choice, st.work, READ)
+            };
             let id = st.inflight.push(when, op);
             if done == BulkDone::BulkGroup {
                 self.bulk.add(id, 1 << lane);

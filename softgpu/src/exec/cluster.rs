@@ -19,7 +19,7 @@ use super::clock::{Clock, Share};
 use super::counters::{Counters, EFFECTS};
 use super::cta::{Cta, Env, Event, LaunchState, Position, State};
 use super::device;
-use super::inflight::{Action, InFlight, Op, due};
+use super::inflight::{Action, InFlight, Op, due_of_store};
 use super::mbar;
 use super::seed::Choice;
 use super::split::Wait;
@@ -359,7 +359,7 @@ impl Cluster {
         match &mut op.action {
             Action::Transfer(transfer) => {
                 if transfer.advance(env, st).map_err(fault)? == Progress::Read {
-                    let when = due(&mut st.choice, st.work, WRITE);
+                    let when = due_of_store(&mut st.choice, st.work, WRITE);
                     st.wake(op.origin.rank, Event::Async);
                     st.inflight.push_again(when, op);
                     return Ok(());

@@ -107,6 +107,25 @@ impl Groups {
         true
     }
 
+    /// The incomplete operations that a wait of `mask` for all but the `pending` youngest groups
+    /// waits for. Call [`Groups::settle`] first.
+    pub(super) fn awaited(&self, mask: u32, pending: u32) -> SmallVec<[OpId; 4]> {
+        let mut ops = SmallVec::new();
+        let mut younger = [0u32; 32];
+        for group in self.groups.iter().rev() {
+            let mut waits = false;
+            let lanes = group.mask & mask;
+            for lane in (0..32).filter(|lane| lanes >> lane & 1 != 0) {
+                waits |= younger[lane] >= pending;
+                younger[lane] += 1;
+            }
+            if waits {
+                ops.extend(group.ops.iter().copied());
+            }
+        }
+        ops
+    }
+
     /// The operations of a lane that are not complete.
     pub(super) fn of_lane(&self, lane: u32) -> SmallVec<[OpId; 4]> {
         let loose = self.loose.iter().filter(|(_, mask)| mask >> lane & 1 != 0);

@@ -118,9 +118,36 @@ impl InFlight {
         self.stages.get(&id).is_some_and(|stage| !stage.read)
     }
 
+    /// Brings forward operations that were held until something waits for them.
+    pub(super) fn hasten(&mut self, ids: &[OpId], latest: u64) {
+        for id in ids {
+            let Some(stage) = self.stages.get_mut(id).filter(|stage| stage.due > latest) else {
+                continue;
+            };
+            if let Some(op) = self.queue.remove(&(stage.due, *id)) {
+                stage.due = latest;
+                self.queue.insert((latest, *id), op);
+            }
+        }
+    }
+
     /// When an operation is due, if it is not complete.
     pub(super) fn due(&self, id: OpId) -> Option<u64> {
         self.stages.get(&id).map(|stage| stage.due)
+    }
+}
+
+/// How long a held operation waits for a wait that names it: long enough to be seen by all that
+/// follows in a kernel that forgot to wait, and an end to the spins of one that polls the data.
+const HELD: u64 = 4_000_000;
+
+/// When a copy out of shared memory is due. A seed holds some until the thread waits for them or
+/// the cluster has nothing else to do, so that a source reused without a wait shows.
+pub(super) fn due_of_store(choice: &mut Choice, work: u64, typical: u64) -> u64 {
+    if choice.below(4, 1) == 0 {
+        work + HELD
+    } else {
+        due(choice, work, typical)
     }
 }
 
@@ -134,4 +161,33 @@ pub(super) fn due(choice: &mut Choice, work: u64, typical: u64) -> u64 {
         _ => return work + typical,
     };
     work + choice.below(scale.max(1), typical)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Choice, HELD, InFlight, Op, due_of_store};
+
+    #[test]
+    fn a_wait_brings_held_operations_forward() {
+        let mut flight = InFlight::default();
+        let held = flight.push(HELD, Op::nothing());
+        let soon = flight.push(5, Op::nothing());
+        flight.hasten(&[held, soon, 99], 100);
+        assert_eq!(flight.due(held), Some(100));
+        assert_eq!(flight.due(soon), Some(5), "never later than before");
+        assert_eq!(flight.pop_due(100).map(|op| op.id), Some(soon));
+        assert_eq!(flight.pop_due(99).map(|op| op.id), None);
+        assert_eq!(flight.pop_due(100).map(|op| op.id), Some(held));
+    }
+
+    #[test]
+    fn only_a_seed_holds_stores() {
+        let held = |seed| {
+            let mut choice = Choice::new(seed, 0);
+            let due = (0..400).map(|_| due_of_store(&mut choice, 0, 1500));
+            due.filter(|due| *due >= HELD).count()
+        };
+        assert_eq!(held(None), 0);
+        assert!((50..200).contains(&held(Some(1))));
+    }
 }

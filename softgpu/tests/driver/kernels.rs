@@ -70,6 +70,12 @@ fn variables_are_initialised_and_relocated() {
     cu!(cuMemsetD32_v2(at, 2, 4));
     assert_eq!(launch!(read, [1; 3], [4, 1, 1], 0, DEFAULT, [out]), OK);
     assert_eq!(download::<f32>(out, 4), [7.0; 4]);
+    // A variable is the module's: to free it would leave its code with a dangling address.
+    let invalid = CUresult::CUDA_ERROR_INVALID_VALUE;
+    assert_eq!(code!(cuMemFree_v2(at)), invalid);
+    assert_eq!(code!(cuMemFreeAsync(at, DEFAULT)), invalid);
+    assert_eq!(launch!(read, [1; 3], [4, 1, 1], 0, DEFAULT, [out]), OK);
+    assert_eq!(download::<f32>(out, 4), [7.0; 4]);
     assert_eq!(
         code!(cuModuleGetGlobal_v2(
             &mut at,
