@@ -1,7 +1,9 @@
 """Runs one module of numba-cuda's own tests with numba's own runner and records the outcomes.
 
-usage: run.py --list            prints the test modules of cudadrv and cudapy
-       run.py MODULE RECORD     runs one of them
+usage: run.py --list                           prints the test modules of cudadrv and cudapy
+       run.py MODULE RECORD                    runs one of them
+       run.py MODULE RECORD only TEST...       runs these tests of it
+       run.py MODULE RECORD without TEST...    runs the others
 
 RECORD gets one line per event, written at once, so that a crash or a time-out leaves what was
 reached: `plan ID` for every test before the first runs, then `pass ID`, `fail ID` or `skip ID`.
@@ -57,8 +59,8 @@ def last_line(error):
     return f"{error[0].__name__}: {error[1]}"
 
 
-def observe(record):
-    """Has the runner that numba uses tell its outcomes."""
+def observe(record, chosen):
+    """Has the runner that numba uses run the chosen tests and tell their outcomes."""
 
     class Result(unittest.TextTestResult):
         def addSuccess(self, test):
@@ -97,7 +99,8 @@ def observe(record):
     plain = unittest.TextTestRunner.run
 
     def run(self, suite):
-        for test in tests_of(suite):
+        suite = unittest.TestSuite(test for test in tests_of(suite) if chosen(test.id()))
+        for test in suite:
             record.write("plan", test.id())
         self.resultclass = Result
         return plain(self, suite)
@@ -105,9 +108,9 @@ def observe(record):
     unittest.TextTestRunner.run = run
 
 
-def main(module, path):
+def main(module, path, which="without", *tests):
     record = Record(path)
-    observe(record)
+    observe(record, lambda test: (test in tests) == (which == "only"))
     from numba.testing import run_tests
 
     try:

@@ -12,6 +12,7 @@ mod outcome;
 mod process;
 mod triton;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -67,9 +68,9 @@ impl Suite {
         }
     }
 
-    fn run(self, places: &Places, only: &str) -> Result<Outcomes> {
+    fn run(self, places: &Places, only: &str, listed: &BTreeMap<&str, bool>) -> Result<Outcomes> {
         match self {
-            Self::Numba => numba::run(places, only),
+            Self::Numba => numba::run(places, only, listed),
             Self::Triton => triton::run(places, only),
             Self::Cudarc => cudarc::run(places, only),
         }
@@ -88,14 +89,15 @@ pub(crate) fn run(sweep: &Sweep) -> Result<ExitCode> {
     };
     let (mut passed, mut failed, mut parts) = (0, 0, Vec::new());
     for suite in suites {
-        let outcomes = suite.run(&places, sweep.only.as_deref().unwrap_or_default())?;
+        let only = sweep.only.as_deref();
+        let listed = expected.of(suite.name());
+        let outcomes = suite.run(&places, only.unwrap_or_default(), &listed)?;
         if outcomes.len() == 0 {
             bail!("{}: no test ran", suite.name());
         }
-        let listed = expected.of(suite.name());
-        let verdict = Verdict::new(&outcomes, &listed, sweep.only.as_deref());
+        let verdict = Verdict::new(&outcomes, &listed, only);
         let share = verdict.listed.len() as f64 / verdict.ran().max(1) as f64;
-        let too_many = sweep.only.is_none() && share >= MOST_LISTED;
+        let too_many = only.is_none() && share >= MOST_LISTED;
         verdict.print(suite.name());
         if too_many {
             println!(
