@@ -168,6 +168,8 @@ impl<'a> BoxCopy<'a> {
                 ),
             });
         }
+        // Legal on hardware. Its documentation says that space for the full width must be there,
+        // but not how far apart rows lie and how many bytes the barrier counts.
         let (row_bytes, width) = (map.inner_bytes(), map.swizzle().width());
         if map.swizzle() != Swizzle::None && row_bytes != width as usize {
             return Err(FaultKind::Unsupported {

@@ -191,11 +191,24 @@ pub enum TensorMapError {
         /// The rank given.
         rank: u32,
     },
-    /// The global address is not a multiple of 16.
-    #[error("tensor map: global address {address:#x} is not a multiple of 16")]
+    /// The global address is not a multiple of 16, or of 32 where the interleave is of 32 bytes.
+    #[error("tensor map: global address {address:#x} is not a multiple of {align}")]
     Address {
         /// The address given.
         address: u64,
+        /// The alignment wanted.
+        align: u64,
+    },
+    /// An interleaved tensor of fewer than three dimensions, or the interleave of 32 bytes without
+    /// the swizzle of 32 bytes.
+    #[error("tensor map: no interleave of {bytes} bytes with rank {rank} and swizzle {swizzle}")]
+    Interleave {
+        /// Bytes of a slice.
+        bytes: u64,
+        /// The rank given.
+        rank: u32,
+        /// The swizzle given, as the driver numbers it.
+        swizzle: u32,
     },
     /// A dimension is not 1 to 2^32.
     #[error("tensor map: dimension {index} is {value}, not between 1 and 2^32")]
@@ -205,8 +218,10 @@ pub enum TensorMapError {
         /// The value given.
         value: u64,
     },
-    /// A stride is not a multiple of 16 below 2^40.
-    #[error("tensor map: stride {index} is {value} bytes, not a multiple of 16 below 2^40")]
+    /// A stride is not a multiple of 16 below 2^40, or of 32 where the interleave is of 32 bytes.
+    #[error(
+        "tensor map: stride {index} is {value} bytes, not a multiple of 16 (of 32 with an interleave of 32 bytes) below 2^40"
+    )]
     Stride {
         /// Which stride; 0 is that of dimension 1.
         index: usize,
@@ -314,9 +329,11 @@ impl TensorMap {
         {
             return Err(TensorMapError::Rank { rank: args.rank });
         }
-        if !args.address.is_multiple_of(16) {
+        let slice = check_interleave(args)?;
+        if !args.address.is_multiple_of(slice) {
             return Err(TensorMapError::Address {
                 address: args.address,
+                align: slice,
             });
         }
         let mut map = Self {
@@ -327,7 +344,7 @@ impl TensorMap {
             strides: [0; MAX_RANK - 1],
             box_dims: [1; MAX_RANK],
             element_strides: [1; MAX_RANK],
-            swizzle: swizzle(args.interleave, args.swizzle)?,
+            swizzle: swizzle(args.swizzle)?,
             l2_promotion: enumeration("L2 promotion", args.l2_promotion, 3)?,
             fill: match enumeration("out-of-bounds fill", args.fill, 1)? {
                 0 => Fill::Zero,
@@ -440,7 +457,7 @@ impl TensorMap {
     /// `Address` when it is not a multiple of 16.
     pub fn with_address(self, address: u64) -> Result<Self, TensorMapError> {
         if !address.is_multiple_of(16) {
-            return Err(TensorMapError::Address { address });
+            return Err(TensorMapError::Address { address, align: 16 });
         }
         Ok(Self { address, ..self })
     }
@@ -519,17 +536,45 @@ fn enumeration(name: &'static str, value: u32, last: u32) -> Result<u8, TensorMa
     Ok(low_byte(value.into()))
 }
 
-fn swizzle(interleave: u32, swizzle: u32) -> Result<Swizzle, TensorMapError> {
-    match interleave {
-        0 => {}
-        1 | 2 => return Err(TensorMapError::Unsupported { what: "interleave" }),
+/// Checks the rules of the interleave; the alignment of the address, a slice of channels.
+///
+/// A map that keeps them is refused all the same: no public text says where the elements of a box
+/// go that reaches over several slices.
+fn check_interleave(args: &TiledArguments<'_>) -> Result<u64, TensorMapError> {
+    const SWIZZLE_32B: u32 = 1;
+    let bytes = match args.interleave {
+        0 => return Ok(16),
+        1 => 16,
+        2 => 32,
         value => {
-            return Err(TensorMapError::Enum {
-                name: "interleave",
-                value,
-            });
+            let name = "interleave";
+            return Err(TensorMapError::Enum { name, value });
+        }
+    };
+    let (rank, swizzle) = (args.rank, args.swizzle);
+    if rank < 3 || bytes == 32 && swizzle != SWIZZLE_32B {
+        return Err(TensorMapError::Interleave {
+            bytes,
+            rank,
+            swizzle,
+        });
+    }
+    if !args.address.is_multiple_of(bytes) {
+        return Err(TensorMapError::Address {
+            address: args.address,
+            align: bytes,
+        });
+    }
+    let strides = args.strides.iter().take(rank as usize - 1).enumerate();
+    for (index, &value) in strides {
+        if !value.is_multiple_of(bytes) {
+            return Err(TensorMapError::Stride { index, value });
         }
     }
+    Err(TensorMapError::Unsupported { what: "interleave" })
+}
+
+fn swizzle(swizzle: u32) -> Result<Swizzle, TensorMapError> {
     match swizzle {
         0 => Ok(Swizzle::None),
         1 => Ok(Swizzle::B32),

@@ -31,7 +31,8 @@ fn every_rule_refuses() {
     assert_eq!(
         refuse(|a| a.address += 8),
         E::Address {
-            address: VALID.address + 8
+            address: VALID.address + 8,
+            align: 16,
         }
     );
     assert_eq!(
@@ -124,12 +125,64 @@ fn every_enumeration_refuses() {
     }
     for change in [
         (|a| a.data_type = 13) as fn(&mut TiledArguments<'static>),
-        |a| a.interleave = 2,
+        |a| (a.interleave, a.rank) = (1, 3),
         |a| a.swizzle = 4,
     ] {
         assert!(matches!(refuse(change), E::Unsupported { .. }));
     }
     assert!(TensorMap::tiled(&VALID).is_ok());
+}
+
+/// The sentences on interleaved layouts in the documentation of `cuTensorMapEncodeTiled`.
+#[test]
+fn the_rules_of_interleaves_come_before_the_refusal() {
+    use TensorMapError as E;
+    const INTERLEAVED: TiledArguments<'_> = TiledArguments {
+        rank: 3,
+        address: 0x2000,
+        dims: &[64, 8, 8],
+        strides: &[64, 512],
+        box_dims: &[16, 8, 8],
+        element_strides: &[1, 1, 1],
+        interleave: 2,
+        swizzle: 1,
+        ..VALID
+    };
+    let refuse = |args: TiledArguments<'_>| TensorMap::tiled(&args).unwrap_err();
+    assert!(matches!(refuse(INTERLEAVED), E::Unsupported { .. }));
+    for (interleave, swizzle, rank) in [(1, 0, 2), (2, 1, 2), (2, 0, 3), (2, 3, 3)] {
+        let error = refuse(TiledArguments {
+            interleave,
+            swizzle,
+            rank,
+            ..INTERLEAVED
+        });
+        let wanted = E::Interleave {
+            bytes: 16 * u64::from(interleave),
+            rank,
+            swizzle,
+        };
+        assert_eq!(error, wanted);
+    }
+    let address = TiledArguments {
+        address: 0x2010,
+        ..INTERLEAVED
+    };
+    let error = refuse(address);
+    assert!(matches!(error, E::Address { align: 32, .. }), "{error:?}");
+    let stride = TiledArguments {
+        strides: &[64, 528],
+        ..INTERLEAVED
+    };
+    let index = 1;
+    assert_eq!(refuse(stride), E::Stride { index, value: 528 });
+    for loose in [address, stride] {
+        let error = refuse(TiledArguments {
+            interleave: 1,
+            ..loose
+        });
+        assert!(matches!(error, E::Unsupported { .. }), "{error:?}");
+    }
 }
 
 #[test]
@@ -173,7 +226,10 @@ fn replace_edits_one_field() {
     assert_eq!(TensorMap::decode(&bytes), expected);
     // An edit that breaks a rule shows at use.
     replace(&mut bytes, Field::Address, 0x4004).unwrap();
-    let broken = TensorMapError::Address { address: 0x4004 };
+    let broken = TensorMapError::Address {
+        address: 0x4004,
+        align: 16,
+    };
     assert_eq!(TensorMap::decode(&bytes), Err(broken));
     assert!(replace(&mut bytes, Field::Stride(4), 16).is_err());
     assert!(replace(&mut bytes, Field::ElementStride(0), 256).is_err());
