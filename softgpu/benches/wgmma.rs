@@ -88,6 +88,7 @@ fn warp_rate(d: MmaTy, ty: MmaTy, k: u16) -> Result<f64, Box<dyn Error>> {
         layouts: (Layout::Row, Layout::Col),
         saturate: false,
         bits: None,
+        rounding: softgpu::ir::Rounding::Default,
     };
     let multiply = Multiply::new(&mma).map_err(|fault| format!("{fault:?}"))?;
     let (wide, narrow) = mma.operand_registers();

@@ -1,6 +1,6 @@
 //! Matrix instructions of one warp: `mma.sync`, and the older `wmma` with its loads and stores.
 
-use super::{MmaTy, Space};
+use super::{MmaTy, Rounding, Space};
 
 /// How a matrix lies in memory, or in the fragments of m8n8k4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,6 +50,8 @@ pub struct Mma {
     pub saturate: bool,
     /// `.and.popc` or `.xor.popc` for one-bit elements.
     pub bits: Option<BitOp>,
+    /// Rounding of f64; the other types have none.
+    pub rounding: Rounding,
 }
 
 /// Which matrix a `wmma` load or store moves.

@@ -197,7 +197,7 @@ fn product(a: f64, b: f64, mode: Mode) -> f64 {
     }
 }
 
-fn fused(a: f64, b: f64, c: f64, mode: Mode) -> f64 {
+pub(crate) fn fused(a: f64, b: f64, c: f64, mode: Mode) -> f64 {
     match (Exact::of(a), Exact::of(b), Exact::of(c)) {
         (Some(a), Some(b), Some(c)) => {
             let sum = a.times(b).plus(c);

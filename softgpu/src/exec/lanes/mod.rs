@@ -13,7 +13,7 @@ mod bits;
 mod carry;
 mod compare;
 mod convert;
-mod double;
+pub(crate) mod double;
 mod encode;
 pub(crate) mod float;
 mod half;

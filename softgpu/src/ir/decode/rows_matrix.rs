@@ -115,7 +115,7 @@ fn multiply(m: &Mods, f: &Fixed, mma: Mma) -> Option<Op> {
     let saturate = !mma.saturate || matches!(a, S8 | U8 | S4 | U4);
     let rounding = match m.rounding {
         Rounding::Default => true,
-        Rounding::Rn => a == F64,
+        Rounding::Rn | Rounding::Rz | Rounding::Rm | Rounding::Rp => a == F64,
         _ => false,
     };
     let (wide, narrow) = mma.operand_registers();
@@ -148,6 +148,7 @@ fn mma(m: &Mods, f: &Fixed) -> Option<Op> {
         layouts,
         saturate: m.has("satfinite"),
         bits: bit_op(m),
+        rounding: m.rounding,
     };
     let layout = mma.is_quad() || layouts == (Layout::Row, Layout::Col);
     // Only m8n8k4 has an f32 D with an f16 C.
@@ -177,6 +178,7 @@ fn wmma(m: &Mods, f: &Fixed) -> Option<Op> {
         layouts,
         saturate: m.has("satfinite"),
         bits: bit_op(m),
+        rounding: m.rounding,
     };
     if !wmma_shape(m.shape, a) || a != b || (only && layouts != (Layout::Row, Layout::Col)) {
         return None;

@@ -9,7 +9,7 @@
 //!   from zero, the second product with the first as its addend; C is added last, to nearest even.
 //! * m8n8k4 with f16: no tensor core; sums of `f32` multiplications and fused multiply-adds (see
 //!   [`quad`]).
-//! * f64: fused multiply-adds over k = 0, 1, …
+//! * f64: fused multiply-adds over k = 0, 1, …, each rounded as the instruction says.
 //!
 //! An f32 C with an f16 D is rounded to f16 first.
 
@@ -26,6 +26,8 @@ use super::wgmma::integer::{self, Integers};
 use super::wgmma::simd::Level;
 use super::wgmma::{Accumulators, Addend};
 use crate::error::FaultKind;
+use crate::exec::lanes::double::fused;
+use crate::exec::lanes::round::Mode;
 use crate::ir::{BitOp, Mma, MmaTy};
 use crate::tensor::format::Format;
 
@@ -221,7 +223,16 @@ impl Multiply {
                 c[register][lane]
             })
             .collect();
-        Level::narrow().double(&mut d, &rows, &columns, k);
+        match Mode::written(self.mma.rounding) {
+            None | Some(Mode::Nearest) => Level::narrow().double(&mut d, &rows, &columns, k),
+            Some(mode) => {
+                for (i, value) in d.iter_mut().enumerate() {
+                    let (row, column) = (&rows[i / 8 * k..][..k], &columns[i % 8 * k..][..k]);
+                    let pairs = row.iter().zip(column);
+                    *value = pairs.fold(*value, |sum, (&a, &b)| fused(a, b, sum, mode));
+                }
+            }
+        }
         let mut out = vec![[0.0; 32]; c.len()];
         for (i, value) in d.into_iter().enumerate() {
             let (register, lane) = place(i / 8, i % 8);

@@ -140,6 +140,7 @@ fn mma(shape: (u16, u16, u16), [d, a, b, c]: [MmaTy; 4]) -> Mma {
         layouts: (Layout::Row, Layout::Col),
         saturate: false,
         bits: None,
+        rounding: crate::ir::Rounding::Default,
     }
 }
 
