@@ -58,6 +58,8 @@ pub(crate) enum Role {
     Src(Width),
     WideSrc(Width),
     WideDst(Width),
+    /// A generic address; 32 bits are extended with zeros.
+    Generic,
     VecDst,
     VecSrc,
     Unpack,
@@ -125,6 +127,7 @@ fn role(item: &str) -> Role {
         ("s", _) => Role::Src(width(rest)),
         ("x", _) => Role::WideSrc(width(rest)),
         ("X", _) => Role::WideDst(width(rest)),
+        ("g", _) => Role::Generic,
         ("V", _) => Role::VecDst,
         ("v", _) => Role::VecSrc,
         ("m", _) => Role::Unpack,
@@ -227,7 +230,7 @@ fn fits(role: Role, operand: &Operand, is_special: &dyn Fn(&Operand) -> bool) ->
         Role::Dst(_) | Role::DstOrNone(_) | Role::WideDst(_) | Role::Label | Role::Labels => {
             matches!(operand, Operand::Name(_))
         }
-        Role::Src(_) | Role::WideSrc(_) | Role::Policy | Role::Ignored => {
+        Role::Src(_) | Role::WideSrc(_) | Role::Generic | Role::Policy | Role::Ignored => {
             !is_special(operand)
                 && matches!(
                     operand,

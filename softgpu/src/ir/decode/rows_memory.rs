@@ -219,11 +219,14 @@ pub(super) const ROWS: &[Row] = &[
     row("discard", ".global? .L2",                          "fg,z", |_, _| Some(Op::Prefetch)),
 
     row("cvta", ".to? @space :u64",                         "d0,s0", |m, _| convert_address(m)),
-    row("isspacep", "@space",                               "dp,sq", |m, _| Some(Op::Isspacep(m.space(0)))),
+    row("isspacep", "@space",                               "dp,g",  |m, _| Some(Op::Isspacep(m.space(0)))),
     row("mapa", ".shared::cluster :u32",                    "d0,s0,su", |_, _| Some(Op::Mapa { wide: false, generic: false })),
     row("mapa", ".shared::cluster :u64",                    "d0,s0,su", |_, _| Some(Op::Mapa { wide: true, generic: false })),
+    // The low halves of a generic shared address and of one in the window are the same.
+    row("mapa", ":u32",                                     "d0,s0,su", |_, _| Some(Op::Mapa { wide: false, generic: false })),
     row("mapa", ":u64",                                     "d0,s0,su", |_, _| Some(Op::Mapa { wide: true, generic: true })),
     row("getctarank", ".shared::cluster :u32",              "du,s0", |_, _| Some(Op::Getctarank { wide: false })),
     row("getctarank", ".shared::cluster :u64",              "du,s0", |_, _| Some(Op::Getctarank { wide: true })),
+    row("getctarank", ":u32",                               "du,s0", |_, _| Some(Op::Getctarank { wide: false })),
     row("getctarank", ":u64",                               "du,s0", |_, _| Some(Op::Getctarank { wide: true })),
 ];

@@ -221,6 +221,7 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
             }
             Role::Src(width) => self.source(operand, self.ty(width)),
             Role::WideSrc(width) => self.wide_source(operand, self.ty(width)),
+            Role::Generic => self.generic_source(operand),
             Role::WideDst(width) => self.wide_destination(operand, self.ty(width)),
             // `atom.v2` whose results nobody wants.
             Role::VecDst if self.mods.vec > 1 && self.is_sink(operand) => Ok(()),
@@ -391,11 +392,24 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
         Ok(())
     }
 
+    /// The type of a load as its destination takes it: a register of 64 bits holds an `f32` as it
+    /// holds a word, above which it is zero.
+    fn loaded_type(&self, operand: &Operand, ty: Ty) -> Ty {
+        let wide = VReg::of(Ty::B64);
+        match operand {
+            Operand::Name(sym) if ty == Ty::F32 => match self.register(*sym) {
+                Ok((_, vreg)) if vreg == wide => Ty::B32,
+                _ => ty,
+            },
+            _ => ty,
+        }
+    }
+
     /// A destination of a load. Loads extend signed values to 32 bits, so 16-bit registers, which
     /// are zero above their width, are written through a temporary.
     fn load_destination(&mut self, operand: &Operand, ty: Ty) -> Result<(), PtxError> {
         let first = self.after.len();
-        self.wide_destination(operand, ty)?;
+        self.wide_destination(operand, self.loaded_type(operand, ty))?;
         let Some(reg) = self.dst.pop() else {
             return Ok(());
         };
@@ -564,6 +578,21 @@ impl<'b, 'c, 'm> Gather<'b, 'c, 'm> {
             return Ok(());
         }
         self.source(operand, ty)
+    }
+
+    /// A generic address as a value.
+    fn generic_source(&mut self, operand: &Operand) -> Result<(), PtxError> {
+        if let Operand::Name(sym) = operand
+            && let Some(Binding::Reg(_)) = self.builder.names.get(*sym)
+        {
+            let (reg, vreg) = self.register(*sym)?;
+            if vreg == VReg::of(Ty::U32) {
+                let wide = self.narrowed(reg, Class::B64);
+                self.src.push(Value::Reg(wide));
+                return Ok(());
+            }
+        }
+        self.source(operand, Ty::U64)
     }
 
     /// The register itself, or its value in the width of the space: cut to the low 32 bits, or
