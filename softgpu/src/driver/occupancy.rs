@@ -1,17 +1,17 @@
-//! How many blocks fit: the limits of one Hopper multiprocessor.
+//! How many blocks fit: the limits of one Hopper multiprocessor, as the scheduler applies them.
 
 use super::module::{Function, MAX_SHARED};
 use super::status::{Result, Status};
-use crate::exec::Config;
+use crate::exec::{Config, Need};
 
-const WARPS_PER_SM: u32 = 64;
-const BLOCKS_PER_SM: u32 = 32;
 const SHARED_PER_SM: u32 = 233_472;
 /// Shared memory that the system takes per block.
 const RESERVED_SHARED: u32 = 1024;
+/// Unit in which shared memory is handed out.
+const SHARED_UNIT: u32 = 128;
 
 /// Blocks of `threads` threads with `dynamic` bytes of dynamic shared memory that fit into one
-/// multiprocessor at a time. Registers do not count: softgpu only estimates them.
+/// multiprocessor at a time. Registers count as [`crate::ir::Function::registers`] estimates them.
 ///
 /// # Errors
 ///
@@ -28,9 +28,7 @@ pub fn blocks_per_sm(function: &Function, threads: u32, dynamic: u64) -> Result<
     if dynamic > MAX_SHARED || shared > MAX_SHARED {
         return Ok(0);
     }
-    let by_warps = WARPS_PER_SM / threads.div_ceil(32);
-    let by_shared = SHARED_PER_SM / (shared.next_multiple_of(1024) + RESERVED_SHARED);
-    Ok(by_warps.min(by_shared).min(BLOCKS_PER_SM))
+    Ok(Need::new(shared, threads, function.kernel.function().registers).per_sm())
 }
 
 /// Blocks that fit into the whole device at a time.
@@ -53,7 +51,7 @@ pub fn available_dynamic_shared(function: &Function, blocks: u32, threads: u32) 
         return Err(Status::INVALID_VALUE);
     }
     let share = (SHARED_PER_SM / blocks).saturating_sub(RESERVED_SHARED);
-    let share = (share / 1024 * 1024).min(MAX_SHARED);
+    let share = (share / SHARED_UNIT * SHARED_UNIT).min(MAX_SHARED);
     let (start, _) = function.kernel.shared_layout(1);
     Ok(u64::from(share.saturating_sub(start)))
 }

@@ -253,7 +253,8 @@ fn check(config: &Config, launch: &Launch) -> Result<Need, Fault> {
     }
     let dynamic = launch.dynamic_shared.min(u32::MAX >> 1);
     let (_, shared) = kernel.shared_layout(dynamic);
-    let need = Need::new(shared, u32::try_from(threads).unwrap_or(u32::MAX));
+    let threads = u32::try_from(threads).unwrap_or(u32::MAX);
+    let need = Need::new(shared, threads, kernel.function().registers);
     let room = Residency::new(config.sms).room(need);
     if shared > 227 << 10 || room < cluster {
         return illegal(format!(

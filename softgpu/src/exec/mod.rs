@@ -69,3 +69,4 @@ pub use dependents::Trigger;
 pub use engine::{Chain, Done, Engine, Launch};
 pub use kernel::Kernel;
 pub use lanes::isa::Isa;
+pub(crate) use residency::Need;

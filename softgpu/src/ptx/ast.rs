@@ -147,6 +147,7 @@ pub(crate) struct Function {
     pub(crate) req_threads: Option<[u32; 3]>,
     pub(crate) req_cluster: Option<[u32; 3]>,
     pub(crate) max_registers: Option<u32>,
+    pub(crate) min_ctas: Option<u32>,
     /// `None` for a declaration.
     pub(crate) body: Option<Vec<Statement>>,
 }

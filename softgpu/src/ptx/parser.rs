@@ -265,6 +265,7 @@ impl<'a> Parser<'a> {
             req_threads: None,
             req_cluster: None,
             max_registers: None,
+            min_ctas: None,
             body: None,
         };
         self.function_directives(&mut function)?;
@@ -315,7 +316,11 @@ impl<'a> Parser<'a> {
                     self.advance()?;
                     function.max_registers = Some(self.expect_u32("a register count")?);
                 }
-                ".minnctapersm" | ".maxnctapersm" | ".maxclusterrank" => {
+                ".minnctapersm" => {
+                    self.advance()?;
+                    function.min_ctas = Some(self.expect_u32("a count")?);
+                }
+                ".maxnctapersm" | ".maxclusterrank" => {
                     self.advance()?;
                     self.expect_u32("a count")?;
                 }

@@ -19,6 +19,7 @@ mod allocate;
 mod body;
 mod call;
 mod context;
+mod estimate;
 mod graph;
 mod lane;
 mod layout;
@@ -93,7 +94,7 @@ fn entry(context: &Context<'_>, index: usize) -> Result<Function, PtxError> {
     let main = builder.finish()?;
     let local_bytes = main.local_bytes;
     let program = program::assemble(context, &shared, (index, main))?;
-    let limit = source.max_registers.unwrap_or(255).clamp(1, 255);
+    let registers = estimate::registers(source, &params, program.slots);
     Ok(Function {
         name: context.module.word(source.name).to_owned(),
         params,
@@ -106,7 +107,7 @@ fn entry(context: &Context<'_>, index: usize) -> Result<Function, PtxError> {
         max_threads: source.max_threads,
         req_threads: source.req_threads,
         req_cluster: source.req_cluster,
-        registers: (program.slots + 16).min(limit),
+        registers,
         calls: program.calls,
     })
 }
