@@ -9,8 +9,9 @@ use super::pointers::{In, Out};
 use super::types::DeviceProp;
 use crate::driver::attributes;
 use crate::driver::machine::driver;
+use crate::driver::report;
 use crate::driver::status::Status;
-use crate::exec::Config;
+use crate::exec::{Config, inject};
 use crate::mem::AddressSpace;
 
 /// The version of the API: CUDA 13.0.
@@ -24,6 +25,7 @@ entries! { call_any:
         if Config::global().devices == 0 {
             return Err(Status::NO_DEVICE);
         }
+        inject::from_environment().map_err(|why| report::mistake(&why))?;
         entry::initialise(|handler| {
             // SAFETY: the handler only stores to an atomic.
             unsafe { libc::pthread_atfork(None, None, Some(handler)) };

@@ -24,6 +24,14 @@
 //! // file, SOFTGPU_TRACE=FILE one with the hash alone: equal hashes mean equal schedules.
 //! size_t softgpuCounters(char* buffer, size_t n);
 //! void softgpuLaunchLogReset(void);
+//! // Adds faults to inject; SOFTGPU_FAULT does so at cuInit. The grammar stands in
+//! // `crate::exec::inject`. Answers 1 (CUDA_ERROR_INVALID_VALUE) to what it does not understand,
+//! // adds nothing then, and prints why (also in softgpuLastFault).
+//! int softgpuFault(const char* spec);
+//! // Ends all faults; stopped devices go on.
+//! void softgpuFaultClear(void);
+//! // Announces a phase, for faults that wait for it (@phase=NAME).
+//! int softgpuPhase(const char* name);
 //! ```
 
 #[macro_use]

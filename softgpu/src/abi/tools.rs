@@ -2,8 +2,12 @@
 
 #![expect(unsafe_code, reason = "exported C functions")]
 
-use super::pointers::Out;
+use std::ffi::c_char;
+
+use super::entry;
+use super::pointers::{In, Out};
 use crate::driver::report;
+use crate::exec::inject;
 
 fn give(text: &str, buffer: Out<u8>, size: u64) -> u64 {
     buffer.set_text(text.as_bytes(), usize::try_from(size).unwrap_or(0));
@@ -44,4 +48,33 @@ unsafe extern "C" fn softgpuCounters(buffer: Out<u8>, size: u64) -> u64 {
 #[unsafe(no_mangle)]
 extern "C" fn softgpuLaunchLogReset() {
     report::clear_launches();
+}
+
+/// Adds faults to inject.
+///
+/// # Safety
+///
+/// `spec` is null or a text that ends with NUL.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn softgpuFault(spec: In<c_char>) -> u32 {
+    entry::call_any(|| inject::add(&spec.text()?).map_err(|why| report::mistake(&why)))
+}
+
+/// Ends all faults.
+#[unsafe(no_mangle)]
+extern "C" fn softgpuFaultClear() {
+    inject::clear();
+}
+
+/// Announces a phase of the client's work, for faults that wait for it.
+///
+/// # Safety
+///
+/// `name` is null or a text that ends with NUL.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn softgpuPhase(name: In<c_char>) -> u32 {
+    entry::call_any(|| {
+        inject::phase(&name.text()?);
+        Ok(())
+    })
 }

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 
+use super::status::Status;
 use crate::error::{Fault, FaultKind, PtxError};
 use crate::exec::{Counters, Tools};
 
@@ -62,6 +63,13 @@ pub fn refused(error: &PtxError) -> String {
 pub fn complaint(text: &str) {
     note(&text);
     text.clone_into(&mut LAST.lock());
+}
+
+/// Prints a mistake in what a tool asks for and records it as the last message; the status.
+pub fn mistake(text: &str) -> Status {
+    eprintln!("softgpu: {text}");
+    text.clone_into(&mut LAST.lock());
+    Status::INVALID_VALUE
 }
 
 /// The text of the last fault or refusal; empty if there was none.

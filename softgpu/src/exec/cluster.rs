@@ -19,6 +19,7 @@ use super::clock::{Clock, Share};
 use super::counters::{Counters, EFFECTS};
 use super::cta::{Cta, Env, Event, LaunchState, Position, State};
 use super::device;
+use super::held::Held;
 use super::inflight::{Action, InFlight, Op, due_of_store};
 use super::mbar;
 use super::seed::Choice;
@@ -131,6 +132,8 @@ impl Cluster {
             recorder: Recorder::default(),
             hooked: choice.is_seeded(),
             late: LateStores::new(&choice),
+            held: Held::default(),
+            injects: false,
             choice,
         };
         Self {
@@ -187,6 +190,7 @@ impl Cluster {
         self.st.share = Share::begin(clock, self.st.work, clusters);
         self.st.turn += 1;
         self.watch = None;
+        self.st.look_at_faults(env.launch.device);
         let result = self.advance(&env, quantum);
         self.st.record(Recording::Off);
         self.st.settle_tally();
@@ -232,7 +236,12 @@ impl Cluster {
                 continue;
             }
             if self.st.live == 0 {
-                return Ok(Outcome::Done);
+                return Ok(match self.st.held.is_empty() {
+                    true => Outcome::Done,
+                    // Time has to pass until the last delayed store arrives.
+                    false if progress => Outcome::Busy,
+                    false => Outcome::Idle,
+                });
             }
             let spinning = self.st.ctas.iter().any(|cta| cta.spinning != 0);
             if spinning {
@@ -277,6 +286,10 @@ impl Cluster {
                 Wait::Grid => launch = env.launch.dependence.pending().cloned(),
                 _ => {}
             }
+        }
+        if !self.st.held.is_empty() {
+            // They arrive in its turns.
+            return None;
         }
         let words = if spinning { words? } else { Vec::new() };
         if !spinning && launch.is_none() {
@@ -346,6 +359,10 @@ impl Cluster {
         if self.st.late.on {
             self.st.late.settle_due(self.st.work);
         }
+        if !self.st.held.is_empty() {
+            let now = self.st.share.end(self.st.work);
+            self.st.held.land(env, now)?;
+        }
         while let Some(op) = self.st.inflight.pop_due(self.st.work) {
             self.complete(env, op)?;
         }
@@ -358,7 +375,7 @@ impl Cluster {
         let fault = |kind| env.fault(op.origin, kind);
         match &mut op.action {
             Action::Transfer(transfer) => {
-                if transfer.advance(env, st).map_err(fault)? == Progress::Read {
+                if transfer.advance(env, st, op.origin).map_err(fault)? == Progress::Read {
                     let when = due_of_store(&mut st.choice, st.work, WRITE);
                     st.wake(op.origin.rank, Event::Async);
                     st.inflight.push_again(when, op);

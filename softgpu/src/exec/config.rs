@@ -73,6 +73,8 @@ pub struct Tools {
     /// The widest vector extension of the host to use (`SOFTGPU_ISA`: `baseline`, `avx2`, `avx512`);
     /// the best there is by default.
     pub isa: Option<Isa>,
+    /// Faults to inject (`SOFTGPU_FAULT`; the module on fault injection has the grammar).
+    pub fault: Option<String>,
 }
 
 impl Tools {
@@ -97,6 +99,7 @@ impl Tools {
                 Some("avx512") => Some(Isa::Avx512),
                 _ => None,
             },
+            fault: text("SOFTGPU_FAULT"),
         }
     }
 }

@@ -18,6 +18,7 @@ use super::block::Block;
 use super::clock::Share;
 use super::counters::{CLOCKS, Counters, EFFECTS, POLLS, Tally};
 use super::dependents::Dependence;
+use super::held::Held;
 use super::inflight::InFlight;
 use super::kernel::Kernel;
 use super::mbar::Lives;
@@ -275,6 +276,10 @@ pub(super) struct State {
     pub(super) expire: bool,
     pub(super) recorder: Recorder,
     pub(super) late: LateStores,
+    /// Stores that fault injection delays.
+    pub(super) held: Held,
+    /// Fault injection is about stores of this device.
+    pub(super) injects: bool,
     /// Someone wants to know of accesses to memory before they happen.
     pub(super) hooked: bool,
 }
@@ -291,7 +296,23 @@ impl State {
             Recording::On => self.recorder.start(),
             Recording::Off => self.recorder.on = false,
         }
-        self.hooked = self.recorder.on || self.late.on;
+        self.hook();
+    }
+
+    /// Looks who wants to know of accesses.
+    pub(super) fn hook(&mut self) {
+        self.hooked = self.recorder.on || self.late.on || self.injects;
+    }
+
+    /// Looks whether faults are to be injected into the stores of a device. What is delayed arrives
+    /// when there are none any more.
+    pub(super) fn look_at_faults(&mut self, device: u32) {
+        self.injects = super::inject::concerns(device);
+        if !self.injects {
+            self.held.hurry();
+        }
+        self.injects |= !self.held.is_empty();
+        self.hook();
     }
 
     pub(super) fn wake(&mut self, rank: u32, event: Event) {

@@ -129,6 +129,7 @@ impl Engine {
     /// Starts a launch that may overlap with its neighbours in a stream.
     pub fn submit_after(&self, launch: Launch, chain: Chain, done: Done) -> u64 {
         super::hosts::attend();
+        super::inject::launching(launch.kernel.name(), launch.device);
         let shared = &self.shared;
         let checked = check(&shared.config, &launch);
         let ready = checked.and_then(|need| Ok((prepare(shared, launch, chain)?, need)));

@@ -9,7 +9,7 @@ use super::inst::{Code, ConstBank, Inst};
 use super::lanes;
 use super::regs::Lanes;
 use crate::error::PtxError;
-use crate::ir::{Function, Instr, Op, Operand, Param, Reg, Space, Special, Stack};
+use crate::ir::{Class, Function, Instr, Op, Operand, Param, Reg, Space, Special, Stack};
 
 /// Bytes of shared memory that belong to the system.
 pub(super) const RESERVED_SHARED: u32 = 1024;
@@ -45,12 +45,27 @@ pub(super) struct Sys {
     pub(super) instr: Instr,
 }
 
+/// What a memory instruction does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AccessKind {
+    Load,
+    Store,
+    /// `red`, or an `atom` whose results nobody wants.
+    Red,
+    Atom,
+}
+
 /// What a memory instruction moves, for counters and for finding spin loops.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AccessInfo {
     /// Bytes per lane; 0 for instructions that are not memory handlers.
     pub(super) bytes: u32,
     pub(super) space: Space,
+    pub(super) kind: AccessKind,
+    /// Bytes of one element in memory.
+    pub(super) element: u32,
+    /// Registers that hold the elements of a store.
+    pub(super) class: Class,
     /// Index into [`Kernel::polls`] plus 1; 0 if this is not a poll.
     pub(super) poll: u32,
     /// It is a weak load, and counts as a poll only now and then.
@@ -286,9 +301,26 @@ impl Decoder {
             self.stores.push(values.iter().copied().collect());
             store = index(self.stores.len());
         }
+        let element = match &instr.op {
+            Op::Ld(access) | Op::St(access) | Op::Atom(_, access) => access.ty.bytes(),
+            _ => 0,
+        };
         self.access.push(AccessInfo {
             bytes,
             space,
+            kind: match &instr.op {
+                Op::St(_) => AccessKind::Store,
+                Op::Atom(..) if instr.dst.is_empty() => AccessKind::Red,
+                Op::Atom(..) => AccessKind::Atom,
+                _ => AccessKind::Load,
+            },
+            element,
+            class: match (instr.src.get(1), element) {
+                (Some(Operand::Reg(reg)), _) => reg.class,
+                (_, 16) => Class::B128,
+                (_, 8) => Class::B64,
+                _ => Class::B32,
+            },
             poll,
             weak,
             store,

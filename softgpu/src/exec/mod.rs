@@ -12,6 +12,7 @@
 //! | `system`, `warpops`, `mbar`, `bulk`, `wgmma` | instructions of the machine |
 //! | `call`, `builtin`, [`device`], [`printf`] | calls, and the functions that the driver provides |
 //! | `inflight`, `group`, `transfer` | asynchronous operations and their completion |
+//! | [`inject`], `held` | fault injection |
 //! | [`mbarrier`], [`barrier`], `clock` | pure state |
 //! | [`lanes`], [`access`], [`regs`], [`inst`] | handlers of registers and memory |
 
@@ -31,8 +32,10 @@ pub mod device;
 pub mod engine;
 mod group;
 mod heap;
+mod held;
 pub mod hosts;
 mod inflight;
+pub mod inject;
 pub mod inst;
 mod kernel;
 pub mod lanes;

@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 
 use super::access::MemCtx;
 use super::bulk::{data_type, reduction};
+use super::inject::{self, Effect, Traffic};
 use super::inst::LaneFault;
 use super::regs::Slot;
 use super::system::Site;
@@ -28,6 +29,22 @@ use crate::tensor::reduce::Reduction;
 
 /// The host addresses of one lane's access, one per replica.
 type Replicas = SmallVec<[*mut u8; 8]>;
+
+/// Replicas that fault injection keeps from an instruction, by device.
+#[derive(Debug, Default)]
+struct Lost(SmallVec<[(u32, bool); 8]>);
+
+impl Lost {
+    fn has(&mut self, from: u32, to: u32) -> bool {
+        if let Some((_, lost)) = self.0.iter().find(|(known, _)| *known == to) {
+            return *lost;
+        }
+        let effect = inject::judge(from, to, Traffic::Answered);
+        let lost = effect == Some(Effect::Drop);
+        self.0.push((to, lost));
+        lost
+    }
+}
 
 /// Bytes of the words in which an access moves: packed pairs are two elements.
 const fn element(ty: Ty) -> Ty {
@@ -98,6 +115,7 @@ impl Warp {
         site: Site<'_>,
         (form, access): (Multimem, Access),
     ) -> Result<Step, LaneFault> {
+        let mut lost = Lost::default();
         let mut left = site.mask;
         while left != 0 {
             let lane = left.trailing_zeros();
@@ -105,7 +123,7 @@ impl Warp {
             let fault = |kind| LaneFault { lane, kind };
             let address = self.regs.operand_u64(&site.instr.src[0], lane);
             let address = address.wrapping_add_signed(access.offset);
-            let replicas = replicas(ctx, address, (form, access)).map_err(fault)?;
+            let replicas = replicas(ctx, address, (form, access), &mut lost).map_err(fault)?;
             self.multimem_lane(site, lane, (form, access), &replicas)
                 .map_err(fault)?;
         }
@@ -164,6 +182,7 @@ fn replicas(
     ctx: &MemCtx<'_>,
     address: u64,
     (form, access): (Multimem, Access),
+    lost: &mut Lost,
 ) -> Result<Replicas, FaultKind> {
     let bytes = u64::from(access.ty.bytes()) * u64::from(access.vec);
     if !address.is_multiple_of(bytes) {
@@ -183,7 +202,10 @@ fn replicas(
     };
     let found = ctx.space.multicast(ctx.device, address, bytes);
     let found = found.ok_or_else(|| illegal.clone())?;
-    let hosts = found.iter().map(|unicast| {
+    let injects = write && inject::concerns(ctx.device);
+    let mut arrives = |device| !injects || !lost.has(ctx.device, device);
+    let found = found.iter().filter(|unicast| arrives(unicast.device));
+    let hosts = found.map(|unicast| {
         // Whoever owns the memory may access it; that is checked for the executing device by the
         // window's own permissions.
         ctx.space

@@ -125,6 +125,36 @@ impl RegFile {
         words.chain(preds).fold(self.carry.into(), mix)
     }
 
+    /// A small file with copies of some operands of any class, and where they are in it.
+    /// [`Slot::NONE`] stays what it is.
+    pub(super) fn extract(&self, slots: impl Iterator<Item = Slot>) -> (Self, Vec<Slot>) {
+        const WIDEST: usize = 4;
+        let mut lanes = Vec::new();
+        let copied = slots.map(|slot| {
+            if slot == Slot::NONE {
+                return slot;
+            }
+            let first = (slot.0 & !Slot::CONST) as usize;
+            let file = if slot.is_const() {
+                &*self.consts
+            } else {
+                &*self.lanes
+            };
+            let copy = Slot(lanes.len() as u32);
+            lanes.extend(file.iter().skip(first).take(WIDEST));
+            lanes.resize(copy.0 as usize + WIDEST, Lanes::ZERO);
+            copy
+        });
+        let copied = copied.collect();
+        let file = Self {
+            lanes: lanes.into_boxed_slice(),
+            preds: Box::default(),
+            consts: [].into(),
+            carry: 0,
+        };
+        (file, copied)
+    }
+
     /// Number of slots.
     #[must_use]
     pub fn slots(&self) -> u32 {

@@ -27,6 +27,7 @@ use super::counters::Counters;
 use super::cta::{LaunchState, Position};
 use super::engine::Done;
 use super::hosts::Sample;
+use super::inject;
 use super::parking::{Parking, Reason};
 use super::report;
 use super::residency::{Need, Residency};
@@ -146,6 +147,8 @@ pub(super) struct Scheduler {
     parked: Parking,
     /// The worker that sleeps until something changes: one is enough, the others wait for it.
     watching: Option<u32>,
+    /// Clusters of devices that fault injection has stopped.
+    stopped: Vec<Box<Entry>>,
     grids: HashMap<u64, Grid>,
     devices: Vec<Device>,
     /// Entries that workers are running, and those of them that were not idle before.
@@ -190,6 +193,7 @@ impl Scheduler {
             fresh: VecDeque::new(),
             parked: Parking::default(),
             watching: None,
+            stopped: Vec::new(),
             grids: HashMap::new(),
             devices: (0..config.devices).map(device).collect(),
             running: 0,
@@ -298,6 +302,38 @@ impl Scheduler {
         }
         self.watching = None;
         self.look_at_parked(clock.now());
+        self.look_at_stopped();
+        loop {
+            match self.choose(clock, worker) {
+                Next::Run(entry) if is_stopped(&entry) => self.stopped.push(entry),
+                Next::Run(entry) => {
+                    self.running += 1;
+                    self.busy += usize::from(!entry.idle);
+                    return Next::Run(entry);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Puts clusters back into the queue whose devices are stopped no more, or whose launches are to
+    /// end.
+    fn look_at_stopped(&mut self) {
+        if self.stopped.is_empty() {
+            return;
+        }
+        for entry in std::mem::take(&mut self.stopped) {
+            if is_stopped(&entry) {
+                self.stopped.push(entry);
+            } else {
+                self.stir();
+                self.begun.push_back(entry);
+            }
+        }
+    }
+
+    /// The cluster whose turn it is.
+    fn choose(&mut self, clock: &Clock, worker: u32) -> Next {
         let waiting = self.begun.len() as u64;
         let all_idle = self.fresh.is_empty() && self.idle_turns >= waiting;
         if waiting + self.parked.len() as u64 > 0 && all_idle {
@@ -330,8 +366,6 @@ impl Scheduler {
         if let Some(since) = &mut entry.timed {
             *since = Instant::now();
         }
-        self.running += 1;
-        self.busy += usize::from(!entry.idle);
         Next::Run(entry)
     }
 
@@ -516,6 +550,13 @@ impl Scheduler {
             self.trace = super::warp::stir(self.trace, value);
         }
     }
+}
+
+/// Whether fault injection has stopped the device of a cluster, so that it gets no turns. A launch
+/// that its client has given up ends all the same.
+fn is_stopped(entry: &Entry) -> bool {
+    let launch = entry.launch();
+    inject::is_stopped(launch.device) && !launch.aborted.load(Ordering::Relaxed)
 }
 
 fn nanoseconds(duration: Duration) -> u64 {

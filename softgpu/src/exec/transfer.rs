@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use smallvec::SmallVec;
 
-use super::cta::{Env, State};
+use super::cta::{Env, Origin, State};
+use super::held::{self, Verdicts};
+use super::inject::{self, Effect};
 use super::mbar;
 use crate::error::FaultKind;
 use crate::mem::{Access, AddressSpace};
@@ -237,7 +239,12 @@ impl Transfer {
     ///
     /// # Errors
     /// The fault of the guest.
-    pub(super) fn advance(&mut self, env: &Env, st: &mut State) -> Result<Progress, FaultKind> {
+    pub(super) fn advance(
+        &mut self,
+        env: &Env,
+        st: &mut State,
+        origin: Origin,
+    ) -> Result<Progress, FaultKind> {
         match self {
             Self::Load {
                 source,
@@ -263,7 +270,7 @@ impl Transfer {
                 }
                 Some(rows) => {
                     st.counters.async_bytes += rows.data.len() as u64;
-                    write(env, rows, *reduction)?;
+                    write(env, st, rows, (*reduction, origin))?;
                     Ok(Progress::Done)
                 }
             },
@@ -343,18 +350,48 @@ fn stage(env: &Env, source: Place, destination: &Destination) -> Result<Staged, 
     Ok(staged)
 }
 
-fn write(env: &Env, staged: &Staged, reduction: Option<Reduction>) -> Result<(), FaultKind> {
-    let mut memory = Memory::of(env);
+fn write(
+    env: &Env,
+    st: &mut State,
+    staged: &Staged,
+    (reduction, origin): (Option<Reduction>, Origin),
+) -> Result<(), FaultKind> {
+    let device = env.launch.device;
+    let injects = inject::concerns(device);
+    let mut verdicts = Verdicts::default();
     let mut rest = &staged.data[..];
     for &(address, length) in &staged.rows {
         let (row, after) = rest.split_at(length);
         rest = after;
-        match reduction {
-            Some(reduction) => memory.combine(address, row, reduction)?,
-            None => memory.write(address, row)?,
+        let effect = injects.then(|| verdicts.of(device, address)).flatten();
+        match effect {
+            None => write_row(env, address, row, reduction)?,
+            Some(Effect::Drop) => {}
+            Some(Effect::Delay { ns }) => {
+                let due = st.arrival(ns);
+                st.held.keep_row((due, origin), address, row, reduction);
+            }
+            Some(Effect::Corrupt { bit }) => {
+                verdicts.corrupted(address);
+                write_row(env, address, &held::wrong(row, bit), reduction)?;
+            }
         }
     }
     Ok(())
+}
+
+/// Writes a row of a store, or combines it with what is there.
+pub(super) fn write_row(
+    env: &Env,
+    address: u64,
+    row: &[u8],
+    reduction: Option<Reduction>,
+) -> Result<(), FaultKind> {
+    let mut memory = Memory::of(env);
+    match reduction {
+        Some(reduction) => memory.combine(address, row, reduction),
+        None => memory.write(address, row),
+    }
 }
 
 /// Zeroes bytes of global memory that the machine has allocated itself.

@@ -266,13 +266,17 @@ impl Warp {
                 }
                 Code::Mem(handler) => {
                     if mask != 0 {
-                        if st.hooked && self.before_access(kernel, st, &ctx, (pc, mask)) {
-                            self.note_access(kernel, st, (at, pc, mask));
-                            pc += 1;
-                            continue;
+                        let mut rest = mask;
+                        if st.hooked {
+                            rest = self.before_access(env, st, &mut ctx, (pc, mask))?;
+                            if rest == 0 {
+                                self.note_access(kernel, st, (at, pc, mask));
+                                pc += 1;
+                                continue;
+                            }
                         }
                         // SAFETY: as above; `env` keeps alive what the context points to.
-                        let done = unsafe { handler(&mut self.regs, mask, inst, &mut ctx) };
+                        let done = unsafe { handler(&mut self.regs, rest, inst, &mut ctx) };
                         done.map_err(|fault| self.lane_fault(env, inst, fault))?;
                         self.note_access(kernel, st, (at, pc, mask));
                     }
@@ -446,20 +450,25 @@ impl Warp {
         spun
     }
 
-    /// Before an access to memory, if someone wants to know; `true` if it need not happen now.
+    /// Before an access to memory, if someone wants to know: the lanes that still have to execute it.
     ///
     /// This is the place for whatever else looks at accesses one by one, such as shadow memory.
     #[cold]
     fn before_access(
         &mut self,
-        kernel: &Kernel,
+        env: &Env,
         st: &mut State,
-        ctx: &MemCtx<'_>,
+        ctx: &mut MemCtx<'_>,
         (pc, mask): (u32, u32),
-    ) -> bool {
+    ) -> Result<u32, Fault> {
+        let kernel = &*env.launch.kernel;
         let info = kernel.access[pc as usize];
-        if st.late.on && self.make_late(kernel, st, ctx, (pc, mask)) {
-            return true;
+        let mut rest = mask;
+        if st.injects {
+            rest = self.inject(env, st, ctx, (&kernel.code[pc as usize], info, mask))?;
+        }
+        if st.late.on && self.make_late(kernel, st, ctx, (pc, rest)) {
+            return Ok(0);
         }
         // Local memory may hold a counter.
         st.recorder.fixed &= info.space != Space::Local;
@@ -476,7 +485,7 @@ impl Warp {
                 }
             }
         }
-        false
+        Ok(rest)
     }
 
     /// Under a seed: keeps a store for later, or makes visible what the access must come after.

@@ -115,6 +115,17 @@ pub struct Region {
 }
 
 impl Region {
+    /// The device whose memory it is.
+    #[must_use]
+    pub fn device(&self) -> Option<u32> {
+        match self.kind {
+            RegionKind::Device(device) | RegionKind::Mapped(Location::Device(device)) => {
+                Some(device)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether `[address, address + bytes)` lies inside.
     #[must_use]
     pub fn contains(&self, address: u64, bytes: u64) -> bool {
