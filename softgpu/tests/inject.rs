@@ -3,6 +3,10 @@
 
 #![expect(unsafe_code, reason = "softgpu's own entry points are C")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::print_stdout,
+    reason = "a child tells its parent what happened"
+)]
 
 #[macro_use]
 #[path = "driver/support.rs"]

@@ -158,6 +158,7 @@ impl Parking {
     }
 
     /// Takes out the clusters of some launches.
+    #[expect(clippy::vec_box, reason = "they go back into a queue of boxes")]
     pub(super) fn release(&mut self, of: impl Fn(&LaunchState) -> bool) -> Vec<Box<Entry>> {
         let mut released = Vec::new();
         for at in (0..self.lots.len()).rev() {

@@ -148,6 +148,7 @@ pub(super) struct Scheduler {
     /// The worker that sleeps until something changes: one is enough, the others wait for it.
     watching: Option<u32>,
     /// Clusters of devices that fault injection has stopped.
+    #[expect(clippy::vec_box, reason = "they go back into a queue of boxes")]
     stopped: Vec<Box<Entry>>,
     grids: HashMap<u64, Grid>,
     devices: Vec<Device>,

@@ -170,7 +170,6 @@ fn number(text: &str) -> Result<u64, String> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::faults;
     use crate::exec::inject::{Effect, Moment, Rule, What, When};

@@ -16,8 +16,8 @@ const PART_REGISTERS: u32 = 512;
 ///
 /// Too many would refuse launches that the hardware accepts, so parameters, which machine code
 /// reads from constant memory, do not count, and of the others three quarters: compilers recompute
-/// addresses and keep uniform values elsewhere. That stayed at or below what `ptxas` of CUDA 13.0
-/// allocates in 320 kernels compared, in the units in which a multiprocessor hands registers out.
+/// addresses and keep uniform values elsewhere. Chosen by comparison with what `ptxas` of CUDA 13.0
+/// allocates for some 320 kernels; it is an estimate, and low on purpose.
 pub(super) fn registers(source: &ast::Function, params: &[Param], slots: u32) -> u32 {
     let limit = source.max_registers.unwrap_or(MAX_REGISTERS);
     let extent = source.req_threads.or(source.max_threads);
