@@ -369,7 +369,12 @@ impl Warp {
         active: u32,
         run: std::ops::Range<u32>,
     ) -> super::counters::Tally {
-        st.count(kernel, run.start, run.end, active.count_ones())
+        let tally = st.count(kernel, run.start, run.end, active.count_ones());
+        if tally[CLOCKS] != 0 {
+            // It may end the loop, even if it shows the same time for a while.
+            st.recorder.fixed = false;
+        }
+        tally
     }
 
     /// Counts a straight run, and draws conclusions for the split.

@@ -1,8 +1,10 @@
 //! Barriers, mbarriers, clocks.
 
+use std::time::Duration;
+
 use softgpu::error::FaultKind;
 
-use crate::harness::{Words, assert_words, kernel, launch, run, run_seeds};
+use crate::harness::{Words, assert_words, kernel, launch, machine, run, run_seeds};
 
 #[test]
 fn a_barrier_orders_shared_memory() {
@@ -147,6 +149,35 @@ fn a_wait_with_a_deadline_ends_by_itself() {
         assert_eq!(out.read(), [1]);
         out.write(&[0]);
     });
+}
+
+#[test]
+fn polls_with_a_deadline_end_however_slowly_the_clock_advances() {
+    // Among so many CTAs an iteration takes less than the clock can show, so that loops which read
+    // it come round to the same registers. They wait for time all the same.
+    let k = kernel(
+        1,
+        r"
+        .reg .b32 %r<4>; .reg .b64 %rd<8>; .reg .pred %p<4>;
+        ld.param.u64 %rd1, [p0];
+        mov.u64 %rd2, %globaltimer;
+    W:  ld.acquire.sys.global.u32 %r1, [%rd1];
+        setp.ne.u32 %p1, %r1, 0;
+        @%p1 bra F;
+        mov.u64 %rd3, %globaltimer;
+        sub.u64 %rd4, %rd3, %rd2;
+        setp.lt.u64 %p2, %rd4, 2000000;
+        @%p2 bra W;
+        red.global.add.u32 [%rd1+4], 1;
+    F:  ret;",
+    );
+    let out = Words::on(0, 2);
+    let machine = machine(132, None);
+    machine.set_deadlock_limit(Some(Duration::from_secs(2)));
+    machine
+        .run(launch(&k, 2000, 32, &[out.address]))
+        .unwrap_or_else(|fault| panic!("{fault}"));
+    assert_eq!(out.read(), [0, 64_000]);
 }
 
 #[test]
