@@ -23,6 +23,10 @@
 //! // schedule. Returns as above. SOFTGPU_COUNTERS=FILE appends such an object per launch to a
 //! // file, SOFTGPU_TRACE=FILE one with the hash alone: equal hashes mean equal schedules.
 //! size_t softgpuCounters(char* buffer, size_t n);
+//! // Launches that begin while this is on also count bank conflicts of shared memory and the bytes
+//! // by device ("traffic" in the JSON; the module `crate::exec::traffic` says how). It costs time.
+//! // On from the start if SOFTGPU_COUNTERS is set, else off.
+//! void softgpuCountTraffic(int on);
 //! void softgpuLaunchLogReset(void);
 //! // Adds faults to inject; SOFTGPU_FAULT does so at cuInit. The grammar stands in
 //! // `crate::exec::inject`. Answers 1 (CUDA_ERROR_INVALID_VALUE) to what it does not understand,

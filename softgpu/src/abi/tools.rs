@@ -7,7 +7,7 @@ use std::ffi::c_char;
 use super::entry;
 use super::pointers::{In, Out};
 use crate::driver::report;
-use crate::exec::inject;
+use crate::exec::{inject, traffic};
 
 fn give(text: &str, buffer: Out<u8>, size: u64) -> u64 {
     buffer.set_text(text.as_bytes(), usize::try_from(size).unwrap_or(0));
@@ -42,6 +42,16 @@ unsafe extern "C" fn softgpuLaunchLog(buffer: Out<u8>, size: u64) -> u64 {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn softgpuCounters(buffer: Out<u8>, size: u64) -> u64 {
     give(&report::counters_json(), buffer, size)
+}
+
+/// Has the launches from now on count their traffic, or no longer.
+#[unsafe(no_mangle)]
+extern "C" fn softgpuCountTraffic(on: i32) {
+    if on == 0 {
+        traffic::end();
+    } else {
+        traffic::begin();
+    }
 }
 
 /// Forgets the launches counted so far.

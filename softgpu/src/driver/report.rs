@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::status::Status;
 use crate::error::{Fault, FaultKind, PtxError};
+use crate::exec::traffic::{Link, Moved, Traffic};
 use crate::exec::{Counters, Tools};
 
 static LAST: Mutex<String> = Mutex::new(String::new());
@@ -16,7 +17,17 @@ static LAUNCHES: Mutex<BTreeMap<String, Launches>> = Mutex::new(BTreeMap::new())
 #[derive(Debug, Default)]
 struct Launches {
     count: u64,
+    /// Launches whose traffic is known.
+    observed: u64,
     counters: Counters,
+}
+
+impl Launches {
+    fn add(&mut self, counters: &Counters) {
+        self.count += 1;
+        self.observed += u64::from(counters.traffic.is_some());
+        self.counters += counters;
+    }
 }
 
 /// Whether `SOFTGPU_LOG` asks for messages about failing calls.
@@ -83,9 +94,10 @@ const CLASS_NAMES: [&str; crate::exec::CLASSES] = [
     "alu", "load", "store", "atomic", "control", "warp", "sync", "async",
 ];
 
-/// Counters as one JSON object; `launches` launches of a kernel.
-fn json(kernel: &str, launches: u64, counters: &Counters) -> String {
-    let mut text = format!("{{\"kernel\":{kernel:?},\"launches\":{launches}");
+/// Counters as one JSON object.
+fn json(kernel: &str, launches: &Launches) -> String {
+    let counters = &launches.counters;
+    let mut text = format!("{{\"kernel\":{kernel:?},\"launches\":{}", launches.count);
     for (name, value) in named(counters) {
         let _ = write!(text, ",\"{name}\":{value}");
     }
@@ -100,8 +112,52 @@ fn json(kernel: &str, launches: u64, counters: &Counters) -> String {
     let classes = CLASS_NAMES.iter().copied().zip(counters.warp_instructions);
     let _ = write!(text, ",\"instructions\":{}", object(classes));
     let _ = write!(text, ",\"bytes\":{}", object(spaces.into_iter()));
+    let moved = &counters.moved;
+    let ways = [
+        ("load", moved.load),
+        ("multicast", moved.multicast),
+        ("store", moved.store),
+        ("reduce", moved.reduce),
+        ("cluster", moved.cluster),
+        ("cp_async", moved.cp_async),
+    ];
+    let _ = write!(text, ",\"async\":{}", object(ways.into_iter()));
+    if let Some(traffic) = &counters.traffic {
+        let traffic = traffic_json(launches.observed, traffic);
+        let _ = write!(text, ",\"traffic\":{traffic}");
+    }
     let _ = write!(text, ",\"schedule\":\"{:016x}\"}}", counters.schedule);
     text
+}
+
+/// The traffic of so many launches.
+fn traffic_json(launches: u64, traffic: &Traffic) -> String {
+    let bytes = &traffic.bytes;
+    let places = [
+        ("global", bytes.global),
+        ("shared", bytes.shared),
+        ("dsmem", bytes.dsmem),
+        ("local", bytes.local),
+        ("param", bytes.param),
+    ];
+    let link = |(&(from, to), moved): (&Link, &Moved)| {
+        let to = to.map_or_else(|| "host".to_owned(), |device| device.to_string());
+        let moved = [
+            ("read", moved.read),
+            ("written", moved.written),
+            ("atomic", moved.atomic),
+        ];
+        format!("\"{from}->{to}\":{}", object(moved.into_iter()))
+    };
+    let links: Vec<_> = traffic.links.iter().map(link).collect();
+    format!(
+        "{{\"launches\":{launches},\"shared_passes\":{},\"bank_conflicts\":{},\
+         \"bytes\":{},\"links\":{{{}}}}}",
+        traffic.shared_passes,
+        traffic.bank_conflicts,
+        object(places.into_iter()),
+        links.join(","),
+    )
 }
 
 fn object(fields: impl Iterator<Item = (&'static str, u64)>) -> String {
@@ -132,27 +188,26 @@ fn append(file: Option<&String>, line: impl FnOnce() -> String) {
 pub fn counters_json() -> String {
     let launches = LAUNCHES.lock();
     let kernels = launches.iter();
-    let kernels: Vec<_> = kernels
-        .map(|(name, entry)| json(name, entry.count, &entry.counters))
-        .collect();
+    let kernels: Vec<_> = kernels.map(|(name, entry)| json(name, entry)).collect();
     format!("[{}]", kernels.join(","))
 }
 
 /// Counts a finished launch.
 pub fn launched(kernel: &str, counters: &Counters) {
     let tools = Tools::global();
-    append(tools.counters.as_ref(), || json(kernel, 1, counters));
+    let mut one = Launches::default();
+    one.add(counters);
+    append(tools.counters.as_ref(), || json(kernel, &one));
     append(tools.trace.as_ref(), || {
         let hash = counters.schedule;
         format!("{{\"kernel\":{kernel:?},\"schedule\":\"{hash:016x}\"}}")
     });
     let mut launches = LAUNCHES.lock();
-    if !launches.contains_key(kernel) {
-        launches.insert(kernel.to_owned(), Launches::default());
-    }
-    if let Some(entry) = launches.get_mut(kernel) {
-        entry.count += 1;
-        entry.counters += counters;
+    match launches.get_mut(kernel) {
+        Some(entry) => entry.add(counters),
+        None => {
+            launches.insert(kernel.to_owned(), one);
+        }
     }
 }
 
@@ -172,17 +227,18 @@ pub fn launches() -> String {
 }
 
 /// The counters by name.
-fn named(counters: &Counters) -> [(&'static str, u64); 8] {
+fn named(counters: &Counters) -> [(&'static str, u64); 9] {
     [
         ("warp_instructions", counters.instructions()),
         ("lane_instructions", counters.lane_instructions),
         ("wgmma_macs", counters.wgmma_macs),
+        ("mma_macs", counters.mma_macs),
         (
             "global_bytes",
             counters.bytes.generic + counters.bytes.global,
         ),
         ("shared_bytes", counters.bytes.shared),
-        ("async_bytes", counters.async_bytes),
+        ("async_bytes", counters.moved.total()),
         ("barrier_waits", counters.barrier_waits),
         ("ctas", counters.ctas),
     ]

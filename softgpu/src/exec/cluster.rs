@@ -124,13 +124,14 @@ impl Cluster {
             turn: 0,
             counters: Counters {
                 ctas: size.into(),
+                traffic: env.launch.traffic.then(Box::default),
                 ..Counters::default()
             },
             tally: Default::default(),
             activity: 0,
             expire: false,
             recorder: Recorder::default(),
-            hooked: choice.is_seeded(),
+            hooked: choice.is_seeded() || env.launch.traffic,
             late: LateStores::new(&choice),
             held: Held::default(),
             injects: false,

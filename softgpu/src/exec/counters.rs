@@ -6,6 +6,7 @@
 
 use std::ops::AddAssign;
 
+use super::traffic::Traffic;
 use crate::ir::{Instr, MbarOp, Multimem, Op, Operand, Order, Space, Special};
 
 /// Classes of warp instructions.
@@ -55,16 +56,45 @@ pub struct Counters {
     pub lane_instructions: u64,
     /// Multiply-accumulates done by wgmma.
     pub wgmma_macs: u64,
+    /// Multiply-accumulates done by `mma.sync` and `wmma`.
+    pub mma_macs: u64,
     /// Bytes that loads, stores and atomics moved, per space.
     pub bytes: SpaceBytes,
-    /// Bytes that bulk and `cp.async` operations moved.
-    pub async_bytes: u64,
+    /// Bytes that asynchronous operations moved.
+    pub moved: AsyncBytes,
     /// Times that a warp had to wait at a barrier or mbarrier.
     pub barrier_waits: u64,
     /// CTAs executed.
     pub ctas: u64,
     /// Hash of the machine's schedule up to the end of the launch: equal for equal runs.
     pub schedule: u64,
+    /// What a look at each access tells, if somebody asked for it.
+    pub traffic: Option<Box<Traffic>>,
+}
+
+/// Bytes that asynchronous operations moved, as their destinations received them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AsyncBytes {
+    /// Bulk and tensor copies from global memory into one CTA.
+    pub load: u64,
+    /// The same into several CTAs of a cluster at once, counted in each.
+    pub multicast: u64,
+    /// Bulk and tensor copies from shared to global memory.
+    pub store: u64,
+    /// Bulk and tensor reductions into global memory.
+    pub reduce: u64,
+    /// Bulk copies and reductions, `st.async` and `red.async` into shared memory of the cluster.
+    pub cluster: u64,
+    /// `cp.async`.
+    pub cp_async: u64,
+}
+
+impl AsyncBytes {
+    /// All bytes.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.load + self.multicast + self.store + self.reduce + self.cluster + self.cp_async
+    }
 }
 
 /// Bytes by the state space that the instruction names.
@@ -128,7 +158,7 @@ impl AddAssign<&Self> for Counters {
         }
         self.lane_instructions += other.lane_instructions;
         self.wgmma_macs += other.wgmma_macs;
-        self.async_bytes += other.async_bytes;
+        self.mma_macs += other.mma_macs;
         self.barrier_waits += other.barrier_waits;
         self.ctas += other.ctas;
         if other.schedule != 0 {
@@ -140,6 +170,16 @@ impl AddAssign<&Self> for Counters {
         sum.shared += more.shared;
         sum.local += more.local;
         sum.param += more.param;
+        let (sum, more) = (&mut self.moved, &other.moved);
+        sum.load += more.load;
+        sum.multicast += more.multicast;
+        sum.store += more.store;
+        sum.reduce += more.reduce;
+        sum.cluster += more.cluster;
+        sum.cp_async += more.cp_async;
+        if let Some(more) = &other.traffic {
+            **self.traffic.get_or_insert_default() += &**more;
+        }
     }
 }
 

@@ -50,6 +50,8 @@ pub(super) struct LaunchState {
     pub(super) aborted: AtomicBool,
     pub(super) fault: Mutex<Option<Fault>>,
     pub(super) counters: Mutex<Counters>,
+    /// Its clusters keep [`Counters::traffic`].
+    pub(super) traffic: bool,
     /// Predecessor and successors in the stream.
     pub(super) dependence: Dependence,
 }
@@ -301,7 +303,8 @@ impl State {
 
     /// Looks who wants to know of accesses.
     pub(super) fn hook(&mut self) {
-        self.hooked = self.recorder.on || self.late.on || self.injects;
+        let counts = self.counters.traffic.is_some();
+        self.hooked = self.recorder.on || self.late.on || self.injects || counts;
     }
 
     /// Looks whether faults are to be injected into the stores of a device. What is delayed arrives

@@ -296,6 +296,7 @@ fn prepare(shared: &Shared, launch: Launch, chain: Chain) -> Result<Arc<LaunchSt
         aborted: AtomicBool::new(false),
         fault: Mutex::new(None),
         counters: Mutex::default(),
+        traffic: super::traffic::is_wanted(),
         dependence: Dependence::new(predecessor, ctas, chain.trigger),
     }))
 }

@@ -15,7 +15,7 @@ use super::access::transfer::guest_addresses;
 use super::access::{MemCtx, Span, window};
 use super::clock::Clock;
 use super::cta::{Env, Origin, State};
-use super::inject::{self, Effect, Traffic};
+use super::inject::{self, Effect, Trip};
 use super::inst::{Code, Inst, LaneFault};
 use super::kernel::{AccessInfo, AccessKind};
 use super::regs::{RegFile, Slot};
@@ -233,15 +233,15 @@ impl Warp {
         if info.kind == AccessKind::Load || !inject::concerns(ctx.device) {
             return Ok(mask);
         }
-        let traffic = match info.kind {
-            AccessKind::Atom => Traffic::Answered,
-            _ => Traffic::OneWay,
+        let trip = match info.kind {
+            AccessKind::Atom => Trip::Answered,
+            _ => Trip::OneWay,
         };
         let mut rest = mask;
         for (owner, lanes) in groups(ctx, (&global, &addresses), bytes) {
             let origin = self.origin(lanes.trailing_zeros(), inst.line);
             let fault = |fault: LaneFault| env.fault(origin, fault.kind);
-            let Some(effect) = inject::judge(ctx.device, owner, traffic) else {
+            let Some(effect) = inject::judge(ctx.device, owner, trip) else {
                 continue;
             };
             rest &= !lanes;
@@ -362,7 +362,7 @@ impl Verdicts {
         if let Some((_, effect)) = self.known.iter().find(|(known, _)| *known == to) {
             return *effect;
         }
-        let effect = inject::judge(from, to, Traffic::OneWay);
+        let effect = inject::judge(from, to, Trip::OneWay);
         self.known.push((to, effect));
         effect
     }

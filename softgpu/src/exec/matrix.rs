@@ -8,10 +8,14 @@
     reason = "lanes are below 32; halves of words are cut off on purpose"
 )]
 
+use smallvec::SmallVec;
+
 use super::access::{MemCtx, SHARED_WINDOW, Span, window};
+use super::counters::Counters;
 use super::inst::LaneFault;
 use super::regs::Slot;
 use super::system::read_bytes;
+use super::traffic::Deed;
 use super::warp::Warp;
 use super::warpops::words;
 use crate::error::FaultKind;
@@ -79,7 +83,7 @@ impl Warp {
                     f64::from_bits(self.regs.operand_u64(operand, lane as u32))
                 })
             };
-            let operands: smallvec::SmallVec<[_; 16]> = instr.src.iter().map(value).collect();
+            let operands: SmallVec<[_; 16]> = instr.src.iter().map(value).collect();
             let (a, rest) = operands.split_at(a);
             let (b, c) = rest.split_at(b);
             let d = multiply.execute_f64(a, b, c);
@@ -89,7 +93,7 @@ impl Warp {
             }
             return Ok(());
         }
-        let operands: smallvec::SmallVec<[_; 24]> =
+        let operands: SmallVec<[_; 24]> =
             (instr.src.iter().map(|operand| words(&self.regs, operand))).collect();
         let (a, rest) = operands.split_at(a);
         let (b, c) = rest.split_at(b);
@@ -211,6 +215,39 @@ impl Warp {
             unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), line, bytes) };
         }
         Ok(())
+    }
+
+    /// Counts what a matrix instruction computes and moves.
+    pub(super) fn count_matrix(&self, counters: &mut Counters, ctx: &MemCtx<'_>, instr: &Instr) {
+        let (space, offset, bytes, deed) = match &instr.op {
+            Op::Mma(shape) => {
+                counters.mma_macs += shape.macs();
+                return;
+            }
+            Op::Ldmatrix {
+                num, space, offset, ..
+            } => (*space, *offset, 128 * u64::from(*num), Deed::Read),
+            Op::Stmatrix {
+                num, space, offset, ..
+            } => (*space, *offset, 128 * u64::from(*num), Deed::Write),
+            Op::WmmaLoad(access) => (access.space, access.offset, access.bytes(), Deed::Read),
+            Op::WmmaStore(access) => (access.space, access.offset, access.bytes(), Deed::Write),
+            _ => return,
+        };
+        counters.bytes.add(space, bytes);
+        let Some(traffic) = &mut counters.traffic else {
+            return;
+        };
+        let address = |lane| {
+            let address = self.regs.operand_u64(&instr.src[0], lane);
+            address.wrapping_add_signed(offset)
+        };
+        if let Op::WmmaLoad(_) | Op::WmmaStore(_) = &instr.op {
+            traffic.unbanked(ctx, (space, address(0)), (deed, bytes));
+        } else {
+            let rows: SmallVec<[u64; 32]> = (0..bytes as u32 / 16).map(address).collect();
+            traffic.matrix_rows(self.rank, &rows);
+        }
     }
 
     /// The host addresses of the rows of `num` matrices, whose guest addresses lanes 0.. hold.

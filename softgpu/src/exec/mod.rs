@@ -13,6 +13,7 @@
 //! | `call`, `builtin`, [`device`], [`printf`] | calls, and the functions that the driver provides |
 //! | `inflight`, `group`, `transfer` | asynchronous operations and their completion |
 //! | [`inject`], `held` | fault injection |
+//! | `counters`, [`traffic`] | what a launch executed and moved |
 //! | [`mbarrier`], [`barrier`], `clock` | pure state |
 //! | [`lanes`], [`access`], [`regs`], [`inst`] | handlers of registers and memory |
 
@@ -55,6 +56,7 @@ mod split;
 mod system;
 mod tensormap;
 mod touch;
+pub mod traffic;
 mod transfer;
 mod visibility;
 mod visible;
@@ -67,7 +69,7 @@ mod wgmma;
 pub use block::POISON;
 pub use clock::CYCLES_PER_MICROSECOND;
 pub use config::{Config, Tools};
-pub use counters::{CLASSES, Counters, InstrClass, SpaceBytes};
+pub use counters::{AsyncBytes, CLASSES, Counters, InstrClass, SpaceBytes};
 pub use dependents::Trigger;
 pub use engine::{Chain, Done, Engine, Launch};
 pub use kernel::Kernel;

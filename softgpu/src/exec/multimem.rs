@@ -15,10 +15,12 @@ use smallvec::SmallVec;
 
 use super::access::MemCtx;
 use super::bulk::{data_type, reduction};
-use super::inject::{self, Effect, Traffic};
+use super::cta::State;
+use super::inject::{self, Effect, Trip};
 use super::inst::LaneFault;
 use super::regs::Slot;
 use super::system::Site;
+use super::traffic::{Deed, Traffic};
 use super::transfer::combine_element;
 use super::warp::{Step, Warp};
 use crate::error::FaultKind;
@@ -39,7 +41,7 @@ impl Lost {
         if let Some((_, lost)) = self.0.iter().find(|(known, _)| *known == to) {
             return *lost;
         }
-        let effect = inject::judge(from, to, Traffic::Answered);
+        let effect = inject::judge(from, to, Trip::Answered);
         let lost = effect == Some(Effect::Drop);
         self.0.push((to, lost));
         lost
@@ -111,10 +113,14 @@ impl Warp {
     /// Executes `multimem` for the lanes of a site.
     pub(super) fn multimem(
         &mut self,
+        st: &mut State,
         ctx: &MemCtx<'_>,
         site: Site<'_>,
         (form, access): (Multimem, Access),
     ) -> Result<Step, LaneFault> {
+        let bytes = u64::from(access.ty.bytes()) * u64::from(access.vec);
+        let lanes = u64::from(site.mask.count_ones());
+        st.counters.bytes.add(access.space, bytes * lanes);
         let mut lost = Lost::default();
         let mut left = site.mask;
         while left != 0 {
@@ -123,6 +129,9 @@ impl Warp {
             let fault = |kind| LaneFault { lane, kind };
             let address = self.regs.operand_u64(&site.instr.src[0], lane);
             let address = address.wrapping_add_signed(access.offset);
+            if let Some(traffic) = &mut st.counters.traffic {
+                count(traffic, ctx, (address, bytes), form);
+            }
             let replicas = replicas(ctx, address, (form, access), &mut lost).map_err(fault)?;
             self.multimem_lane(site, lane, (form, access), &replicas)
                 .map_err(fault)?;
@@ -174,6 +183,24 @@ impl Warp {
             }
         }
         Ok(())
+    }
+}
+
+/// Counts an access of a lane to all replicas.
+fn count(traffic: &mut Traffic, ctx: &MemCtx<'_>, (address, bytes): (u64, u64), form: Multimem) {
+    let deed = match form {
+        Multimem::LoadReduce { .. } => Deed::Read,
+        Multimem::Store => Deed::Write,
+        Multimem::Reduce(_) => Deed::Atomic,
+    };
+    traffic.bytes.global += bytes;
+    for replica in ctx
+        .space
+        .multicast(ctx.device, address, bytes)
+        .iter()
+        .flatten()
+    {
+        traffic.link((ctx.device, Some(replica.device)), (deed, bytes));
     }
 }
 

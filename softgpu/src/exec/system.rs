@@ -130,7 +130,15 @@ impl Warp {
         let Site { instr, at, mask } = site;
         let finished = |done, wait| if done { Step::Next } else { Step::Wait(wait) };
         match &instr.op {
-            Op::Multimem(form, access) => self.multimem(ctx, site, (*form, *access)),
+            Op::Multimem(form, access) => self.multimem(st, ctx, site, (*form, *access)),
+            Op::Mma(_)
+            | Op::Ldmatrix { .. }
+            | Op::Stmatrix { .. }
+            | Op::WmmaLoad(_)
+            | Op::WmmaStore(_) => {
+                self.count_matrix(&mut st.counters, ctx, instr);
+                self.warp_operation(ctx, site)
+            }
             Op::TensormapReplace {
                 field,
                 space,

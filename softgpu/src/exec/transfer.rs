@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use smallvec::SmallVec;
 
+use super::counters::AsyncBytes;
 use super::cta::{Env, Origin, State};
 use super::held::{self, Verdicts};
 use super::inject::{self, Effect};
 use super::mbar;
+use super::traffic::{Deed, Traffic};
 use crate::error::FaultKind;
 use crate::mem::{Access, AddressSpace};
 use crate::tensor::copy::{self, Global};
@@ -103,16 +105,19 @@ pub(super) enum Progress {
 }
 
 /// Global memory as a device sees it.
-struct Memory {
+struct Memory<'a> {
     space: &'static AddressSpace,
     device: u32,
+    /// Counts what is read.
+    traffic: Option<&'a mut Traffic>,
 }
 
-impl Memory {
-    fn of(env: &Env) -> Self {
+impl<'a> Memory<'a> {
+    fn of(env: &Env, traffic: Option<&'a mut Traffic>) -> Self {
         Self {
             space: AddressSpace::global(),
             device: env.launch.device,
+            traffic,
         }
     }
 
@@ -127,9 +132,12 @@ impl Memory {
     }
 }
 
-impl Global for Memory {
+impl Global for Memory<'_> {
     fn read(&mut self, address: u64, row: &mut [u8]) -> Result<(), FaultKind> {
         let host = self.host(address, row.len(), Access::Read)?;
+        if let Some(traffic) = &mut self.traffic {
+            traffic.global(self.device, address, (Deed::Read, row.len() as u64));
+        }
         // SAFETY: `translate` answered for the whole range, which does not overlap host objects.
         unsafe { std::ptr::copy_nonoverlapping(host, row.as_mut_ptr(), row.len()) };
         Ok(())
@@ -251,11 +259,15 @@ impl Transfer {
                 targets,
                 reduction,
             } => {
-                for target in targets.iter() {
-                    let bytes = deliver(env, source, target.place, *reduction)?;
-                    st.counters.async_bytes += u64::from(bytes);
+                // The source is read once, however many CTAs receive it.
+                let mut traffic = st.counters.traffic.take();
+                for (index, target) in targets.iter().enumerate() {
+                    let reader = traffic.as_deref_mut().filter(|_| index == 0);
+                    let bytes = deliver(env, source, (target.place, *reduction), reader)?;
+                    *loaded(&mut st.counters.moved, source, targets.len()) += u64::from(bytes);
                     mbar::complete_tx(env, st, target.mbarrier, bytes)?;
                 }
+                st.counters.traffic = traffic;
                 Ok(Progress::Done)
             }
             Self::Store {
@@ -269,7 +281,11 @@ impl Transfer {
                     Ok(Progress::Read)
                 }
                 Some(rows) => {
-                    st.counters.async_bytes += rows.data.len() as u64;
+                    let moved = &mut st.counters.moved;
+                    *(match reduction {
+                        Some(_) => &mut moved.reduce,
+                        None => &mut moved.store,
+                    }) += rows.data.len() as u64;
                     write(env, st, rows, (*reduction, origin))?;
                     Ok(Progress::Done)
                 }
@@ -279,13 +295,15 @@ impl Transfer {
                     let mut bytes = [0; 16];
                     // A copy that reads nothing may name any address.
                     if lane.read != 0 {
-                        Memory::of(env).read(lane.from, &mut bytes[..lane.read as usize])?;
+                        let traffic = st.counters.traffic.as_deref_mut();
+                        Memory::of(env, traffic)
+                            .read(lane.from, &mut bytes[..lane.read as usize])?;
                     }
                     with_range(env, lane.to, lane.bytes, |to| {
                         to.copy_from_slice(&bytes[..lane.bytes as usize]);
                         Ok(())
                     })?;
-                    st.counters.async_bytes += u64::from(lane.bytes);
+                    st.counters.moved.cp_async += u64::from(lane.bytes);
                 }
                 Ok(Progress::Done)
             }
@@ -293,13 +311,22 @@ impl Transfer {
     }
 }
 
+/// The counter for what a load delivers.
+fn loaded<'a>(moved: &'a mut AsyncBytes, source: &Source, targets: usize) -> &'a mut u64 {
+    match source {
+        Source::Shared { .. } | Source::Value(_) => &mut moved.cluster,
+        _ if targets > 1 => &mut moved.multicast,
+        _ => &mut moved.load,
+    }
+}
+
 fn deliver(
     env: &Env,
     source: &Source,
-    place: Place,
-    reduction: Option<Reduction>,
+    (place, reduction): (Place, Option<Reduction>),
+    traffic: Option<&mut Traffic>,
 ) -> Result<u32, FaultKind> {
-    let mut memory = Memory::of(env);
+    let mut memory = Memory::of(env, traffic);
     match source {
         Source::Tensor { map, at } => with_shared(env, place.0, |shared| {
             copy::load(map, at, shared, place.1, &mut memory)
@@ -363,6 +390,14 @@ fn write(
     for &(address, length) in &staged.rows {
         let (row, after) = rest.split_at(length);
         rest = after;
+        if let Some(traffic) = &mut st.counters.traffic {
+            let deed = if reduction.is_some() {
+                Deed::Atomic
+            } else {
+                Deed::Write
+            };
+            traffic.global(device, address, (deed, length as u64));
+        }
         let effect = injects.then(|| verdicts.of(device, address)).flatten();
         match effect {
             None => write_row(env, address, row, reduction)?,
@@ -387,7 +422,7 @@ pub(super) fn write_row(
     row: &[u8],
     reduction: Option<Reduction>,
 ) -> Result<(), FaultKind> {
-    let mut memory = Memory::of(env);
+    let mut memory = Memory::of(env, None);
     match reduction {
         Some(reduction) => memory.combine(address, row, reduction),
         None => memory.write(address, row),

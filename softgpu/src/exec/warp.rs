@@ -469,6 +469,14 @@ impl Warp {
         let kernel = &*env.launch.kernel;
         let info = kernel.access[pc as usize];
         let mut rest = mask;
+        if let Some(traffic) = &mut st.counters.traffic
+            && info.bytes != 0
+        {
+            // SAFETY: only loads, stores and atomics have bytes; the file has all slots of the kernel.
+            let (space, addresses) =
+                unsafe { guest_addresses(&mut self.regs, &kernel.code[pc as usize]) };
+            traffic.access(ctx, (info, mask), (space, &addresses));
+        }
         if st.injects {
             rest = self.inject(env, st, ctx, (&kernel.code[pc as usize], info, mask))?;
         }

@@ -128,6 +128,14 @@ impl Mma {
         times * registers(usize::from(m) * usize::from(n), ty)
     }
 
+    /// Multiply-accumulates of one warp.
+    #[must_use]
+    pub fn macs(&self) -> u64 {
+        let (m, n, k) = self.shape;
+        let products = if self.is_quad() { 4 } else { 1 };
+        products * u64::from(m) * u64::from(n) * u64::from(k)
+    }
+
     /// m8n8k4 of f16, which computes four products, one for each eight lanes.
     #[must_use]
     pub fn is_quad(&self) -> bool {
@@ -146,6 +154,13 @@ impl WmmaAccess {
             WmmaMatrix::C => (m, n),
         };
         (rows.into(), columns.into())
+    }
+
+    /// Bytes of the matrix.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let (rows, columns) = self.extent();
+        (rows * columns * self.ty.bits() / 8) as u64
     }
 
     /// Registers of the fragment.

@@ -1,6 +1,7 @@
 //! `multimem` on memory of two devices behind one multicast window.
 
 use softgpu::error::FaultKind;
+use softgpu::exec::traffic::{self, Moved};
 use softgpu::mem::{AddressSpace, GRANULARITY, Replica};
 
 use crate::harness::{Words, assert_words, kernel, launch, run};
@@ -164,7 +165,18 @@ fn st_and_red_reach_every_replica() {
         multimem.red.global.add.v2.f32 [%x0+16], {{%f0, %f1}};
         ret;"
     );
-    run(launch(&kernel(2, &body), 1, 1, &[memory.base, 0])).unwrap();
+    traffic::begin();
+    let counters = run(launch(&kernel(2, &body), 1, 1, &[memory.base, 0])).unwrap();
+    // Stores of 4 and 8 bytes, reductions of 4, 4, 4 and 8, to each of two devices.
+    let links = counters.traffic.unwrap().links;
+    for link in [(0, Some(0)), (0, Some(1))] {
+        let moved = Moved {
+            read: 0,
+            written: 12,
+            atomic: 20,
+        };
+        assert_eq!(links[&link], moved, "{link:?}");
+    }
     let tail = [2f32.to_bits(), 4f32.to_bits(), 3, 4];
     for (words, head) in memory
         .words

@@ -100,7 +100,7 @@ struct Fault {
 
 /// What a warp or copy engine wants to do to memory of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Traffic {
+pub(super) enum Trip {
     /// Nobody waits for an answer.
     OneWay,
     /// It is lost or happens now.
@@ -252,7 +252,7 @@ pub(super) fn concerns(device: u32) -> bool {
 }
 
 /// What is to become of a store from one device to another; counts it.
-pub(super) fn judge(from: u32, to: u32, traffic: Traffic) -> Option<Effect> {
+pub(super) fn judge(from: u32, to: u32, trip: Trip) -> Option<Effect> {
     if from == to {
         return None;
     }
@@ -262,7 +262,7 @@ pub(super) fn judge(from: u32, to: u32, traffic: Traffic) -> Option<Effect> {
             continue;
         };
         let meant = |side: Option<u32>, device| side.is_none_or(|side| side == device);
-        let able = rule.effect == Effect::Drop || traffic == Traffic::OneWay;
+        let able = rule.effect == Effect::Drop || trip == Trip::OneWay;
         if !meant(rule.from, from) || !meant(rule.to, to) || !able {
             continue;
         }
