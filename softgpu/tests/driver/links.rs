@@ -5,7 +5,7 @@ use std::ptr::null_mut;
 
 use cudarc::driver::sys::{self, CUjit_option as Option, CUjitInputType_enum as Input, CUresult};
 
-use crate::support::{Context, DEFAULT, alloc, download, function};
+use crate::support::{Context, DEFAULT, alloc, download, function, upload};
 
 const USER: &CStr = c".version 8.0
 .target sm_90
@@ -137,6 +137,81 @@ fn functions_and_variables_are_found_across_modules() {
         code!(cuLinkDestroy(state)),
         CUresult::CUDA_ERROR_INVALID_HANDLE
     );
+}
+
+/// Declares a result of `store`, which has none, and none of `swap`, which has one.
+const DISAGREES: &CStr = c".version 8.0
+.target sm_90
+.address_size 64
+.extern .func (.param .b64 func_retval0) store
+(
+    .param .b64 store_param_0,
+    .param .b32 store_param_1
+)
+;
+.extern .func swap(.param .b64 _);
+.visible .entry run(.param .u64 out)
+{
+    .reg .b64 %rd<4>;
+    ld.param.u64 %rd1, [out];
+    { .param .b64 a; .param .b32 b; .param .b64 r;
+    st.param.b64 [a], %rd1;
+    st.param.b32 [b], 7;
+    call.uni (r), store, (a, b);
+    ld.param.b64 %rd2, [r]; }
+    { .param .b64 a;
+    st.param.b64 [a], %rd1;
+    call.uni swap, (a); }
+    ret;
+}
+";
+
+const AGREES: &CStr = c".version 8.0
+.target sm_90
+.address_size 64
+.visible .func store(.param .b64 p, .param .b32 v)
+{
+    .reg .b32 %r<2>;
+    .reg .b64 %rd<2>;
+    ld.param.b64 %rd1, [p];
+    ld.param.b32 %r1, [v];
+    st.global.u32 [%rd1], %r1;
+    ret;
+}
+.visible .func (.param .b32 r) swap(.param .b64 p)
+{
+    .reg .b32 %r<3>;
+    .reg .b64 %rd<2>;
+    ld.param.b64 %rd1, [p];
+    ld.global.u32 %r1, [%rd1];
+    ld.global.u32 %r2, [%rd1+4];
+    st.global.u32 [%rd1+4], %r1;
+    st.global.u32 [%rd1], %r2;
+    st.param.b32 [r], %r1;
+    ret;
+}
+";
+
+/// A linker goes by names: a result that nobody sets or nobody reads does no harm on a device.
+#[test]
+fn modules_may_disagree_about_a_result() {
+    let _context = Context::new(0);
+    for inputs in [[DISAGREES, AGREES], [AGREES, DISAGREES]] {
+        let mut log = Log::new();
+        let state = log.link();
+        for ptx in inputs {
+            assert_eq!(add(state, ptx, c"input"), CUresult::CUDA_SUCCESS);
+        }
+        let (mut image, mut bytes, mut module) = (null_mut(), 0, null_mut());
+        cu!(cuLinkComplete(state, &mut image, &mut bytes));
+        cu!(cuModuleLoadData(&mut module, image.cast_const()));
+        cu!(cuLinkDestroy(state));
+        let out = upload(&[1u32, 2]);
+        let launched = launch!(function(module, "run"), [1; 3], [1; 3], 0, DEFAULT, [out]);
+        assert_eq!(launched, CUresult::CUDA_SUCCESS);
+        cu!(cuCtxSynchronize());
+        assert_eq!(download::<u32>(out, 2), [2, 7]);
+    }
 }
 
 #[test]
