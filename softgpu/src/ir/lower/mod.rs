@@ -94,7 +94,7 @@ fn entry(context: &Context<'_>, index: usize) -> Result<Function, PtxError> {
     let main = builder.finish()?;
     let local_bytes = main.local_bytes;
     let program = program::assemble(context, &shared, (index, main))?;
-    let registers = estimate::registers(source, &params, program.slots);
+    let registers = estimate::registers(source, &params, program.slots, &program.blocks);
     Ok(Function {
         name: context.module.word(source.name).to_owned(),
         params,
