@@ -14,6 +14,9 @@ use super::process::limited;
 use crate::process::output;
 
 const SCRIPT: &str = "numba/run.py";
+/// Tests compare all output and all warnings of a process with what they expect. This one is of our
+/// set-up: without nvJitLink numba-cuda links through the driver. The rest is as by unittest.
+const WARNINGS: &str = "default,ignore:cuda.bindings.nvjitlink is not available:RuntimeWarning";
 /// For one test module.
 const LIMIT: Duration = Duration::from_secs(1200);
 /// For one listed test.
@@ -31,7 +34,12 @@ pub(super) fn run(places: &Places, only: &str, listed: &BTreeMap<&str, bool>) ->
             rest.is_some_and(|rest| rest.starts_with('.'))
         };
         let apart: Vec<&str> = listed.keys().copied().filter(inside).collect();
-        let mut command = places.python(SCRIPT);
+        let python = || {
+            let mut command = places.python(SCRIPT);
+            command.env("PYTHONWARNINGS", WARNINGS);
+            command
+        };
+        let mut command = python();
         command.arg(module).arg(&record);
         command.arg("without").args(&apart);
         let (mut failures, end) = record_run(&mut outcomes, &mut command, LIMIT, &record)?;
@@ -42,7 +50,7 @@ pub(super) fn run(places: &Places, only: &str, listed: &BTreeMap<&str, bool>) ->
         }
         for test in apart {
             let record = results.join(format!("{name}.{}.tsv", short(test)));
-            let mut command = places.python(SCRIPT);
+            let mut command = python();
             command.arg(module).arg(&record).args(["only", test]);
             failures += record_run(&mut outcomes, &mut command, LISTED_LIMIT, &record)?.0;
         }

@@ -118,7 +118,7 @@ impl Verdict {
     }
 
     #[expect(clippy::print_stdout, reason = "prints its results")]
-    pub(super) fn print(&self, suite: &str) {
+    pub(super) fn print(&self, suite: &str, seconds: u64) {
         for (test, why) in &self.unexpected {
             println!("{suite}: FAILED {test}: {why}");
         }
@@ -126,7 +126,7 @@ impl Verdict {
             println!("{suite}: LISTED, but it passes or does not exist: {test}");
         }
         println!(
-            "{suite}: {} passed, {} failed, {} failed as listed, {} skipped",
+            "{suite}: {} passed, {} failed, {} failed as listed, {} skipped in {seconds} s",
             self.passed,
             self.failed(),
             self.listed.len(),
@@ -134,9 +134,10 @@ impl Verdict {
         );
     }
 
-    pub(super) fn json(&self, suite: &str) -> String {
+    pub(super) fn json(&self, suite: &str, seconds: u64) -> String {
         format!(
-            "{{\"suite\":\"{suite}\",\"passed\":{},\"failed\":{},\"listed\":{},\"skipped\":{}}}",
+            "{{\"suite\":\"{suite}\",\"passed\":{},\"failed\":{},\"listed\":{},\"skipped\":{},\
+             \"seconds\":{seconds}}}",
             self.passed,
             self.failed(),
             self.listed.len(),
