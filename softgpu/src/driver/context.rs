@@ -2,9 +2,11 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use super::capture;
 use super::machine::driver;
@@ -14,7 +16,10 @@ use super::stream::{After, Health, Op, Stream, StreamKind};
 use crate::mem::{AddressSpace, Peer, Region};
 
 thread_local! {
-    static STACK: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+    /// Nothing to drop, so that it still answers while a thread ends: destructors of a client's
+    /// static objects call the driver, too. Only a stack that is left deep leaks.
+    static STACK: ManuallyDrop<RefCell<SmallVec<[u64; 8]>>> =
+        ManuallyDrop::new(RefCell::new(SmallVec::new()));
     /// Per-thread default streams by context.
     static OWN_STREAMS: RefCell<HashMap<u64, Arc<Stream>>> = RefCell::default();
 }
@@ -120,17 +125,22 @@ impl Context {
     pub fn default_stream(&self, which: DefaultStream) -> Arc<Stream> {
         match which {
             DefaultStream::Legacy => Arc::clone(&self.legacy),
-            DefaultStream::PerThread => OWN_STREAMS.with_borrow_mut(|own| {
-                let known = own.get(&self.handle);
-                let usable = known.filter(|s| driver().streams.get(s.handle).is_some());
-                if let Some(stream) = usable {
-                    return Arc::clone(stream);
-                }
-                let stream = self.create_stream(StreamKind::Blocking, 0);
-                own.insert(self.handle, Arc::clone(&stream));
-                stream
-            }),
+            // A thread that ends has its stream no more; the legacy one comes after all work.
+            DefaultStream::PerThread => OWN_STREAMS
+                .try_with(|own| self.own_stream(&mut own.borrow_mut()))
+                .unwrap_or_else(|_| Arc::clone(&self.legacy)),
         }
+    }
+
+    fn own_stream(&self, own: &mut HashMap<u64, Arc<Stream>>) -> Arc<Stream> {
+        let known = own.get(&self.handle);
+        let usable = known.filter(|s| driver().streams.get(s.handle).is_some());
+        if let Some(stream) = usable {
+            return Arc::clone(stream);
+        }
+        let stream = self.create_stream(StreamKind::Blocking, 0);
+        own.insert(self.handle, Arc::clone(&stream));
+        stream
     }
 
     /// Queues an operation on a stream of this context, in the order that default-stream
@@ -251,7 +261,7 @@ impl Context {
 /// The handle of the current context; 0 if there is none.
 #[must_use]
 pub fn current_handle() -> u64 {
-    STACK.with_borrow(|stack| stack.last().copied().unwrap_or(0))
+    STACK.with(|stack| stack.borrow().last().copied().unwrap_or(0))
 }
 
 /// The current context.
@@ -282,7 +292,8 @@ pub fn healthy() -> Result<Arc<Context>> {
 
 /// Replaces the top of the stack; 0 pops it.
 pub fn set_current(handle: u64) {
-    STACK.with_borrow_mut(|stack| {
+    STACK.with(|stack| {
+        let mut stack = stack.borrow_mut();
         stack.pop();
         if handle != 0 {
             stack.push(handle);
@@ -292,7 +303,7 @@ pub fn set_current(handle: u64) {
 
 /// Pushes a context.
 pub fn push_current(handle: u64) {
-    STACK.with_borrow_mut(|stack| stack.push(handle));
+    STACK.with(|stack| stack.borrow_mut().push(handle));
 }
 
 /// Pops the current context.
@@ -302,7 +313,7 @@ pub fn push_current(handle: u64) {
 /// `INVALID_CONTEXT` if there is none.
 pub fn pop_current() -> Result<u64> {
     STACK
-        .with_borrow_mut(Vec::pop)
+        .with(|stack| stack.borrow_mut().pop())
         .ok_or(Status::INVALID_CONTEXT)
 }
 

@@ -271,3 +271,51 @@ fn per_thread_names_use_a_stream_of_the_thread() {
     assert_eq!(unsafe { sync(0) }, 0);
     assert_eq!(download::<u32>(words, 1), [1]);
 }
+
+/// Calls the driver when its thread ends, as the destructors of a program's static objects do.
+struct AtEnd {
+    context: usize,
+    memory: u64,
+    codes: mpsc::Sender<[CUresult; 4]>,
+}
+
+impl Drop for AtEnd {
+    fn drop(&mut self) {
+        const PER_THREAD: *mut sys::CUstream_st = std::ptr::without_provenance_mut(2);
+        let mut current = std::ptr::null_mut();
+        let codes = [
+            code!(cuCtxGetCurrent(&mut current)),
+            code!(cuMemsetD32Async(self.memory, 5, 1, PER_THREAD)),
+            code!(cuStreamSynchronize(PER_THREAD)),
+            code!(cuMemFree_v2(self.memory)),
+        ];
+        assert_eq!(current.addr(), self.context);
+        let _ = self.codes.send(codes);
+    }
+}
+
+#[test]
+fn the_driver_answers_while_a_thread_ends() {
+    thread_local! {
+        static AT_END: std::cell::RefCell<Option<AtEnd>> = const { std::cell::RefCell::new(None) };
+    }
+    let context = Context::new(0);
+    let (shared, memory) = (context.0.addr(), alloc::<u32>(1));
+    let (codes, ended) = mpsc::channel();
+    std::thread::spawn(move || {
+        // Registered before the driver's own variables of the thread, so dropped after them.
+        let at_end = AtEnd {
+            context: shared,
+            memory,
+            codes,
+        };
+        AT_END.set(Some(at_end));
+        const PER_THREAD: *mut sys::CUstream_st = std::ptr::without_provenance_mut(2);
+        cu!(cuCtxSetCurrent(std::ptr::without_provenance_mut(shared)));
+        cu!(cuMemsetD32Async(memory, 1, 1, PER_THREAD));
+    })
+    .join()
+    .unwrap();
+    let codes = ended.recv().expect("the destructor ended with a panic");
+    assert_eq!(codes, [CUresult::CUDA_SUCCESS; 4]);
+}
