@@ -30,8 +30,15 @@ struct Activation {
 pub(super) struct Stacks {
     frame: [u32; 32],
     top: [u32; 32],
-    activations: [Vec<Activation>; 32],
-    saved: [Vec<u32>; 32],
+    /// By lane; empty until the first call, as most kernels make none.
+    histories: Vec<History>,
+}
+
+/// What a thread has called and not left.
+#[derive(Debug, Clone, Default)]
+struct History {
+    activations: Vec<Activation>,
+    saved: Vec<u32>,
 }
 
 impl Stacks {
@@ -39,9 +46,15 @@ impl Stacks {
         Self {
             frame: [0; 32],
             top: [local_bytes; 32],
-            activations: Default::default(),
-            saved: Default::default(),
+            histories: Vec::new(),
         }
+    }
+
+    fn history(&mut self, lane: usize) -> &mut History {
+        if self.histories.is_empty() {
+            self.histories.resize_with(32, History::default);
+        }
+        &mut self.histories[lane]
     }
 
     /// The base of the threads' frames.
@@ -179,16 +192,16 @@ impl Warp {
             for transfer in &site.arguments {
                 copy(ctx, lane, (frame, base), *transfer, Way::In)?;
             }
-            let saved = &mut self.stacks.saved[index];
+            let history = self.stacks.history(index);
             for &reg in &site.saved {
-                save(&self.regs, reg, lane, saved);
+                save(&self.regs, reg, lane, &mut history.saved);
             }
-            self.stacks.frame[index] = base;
-            self.stacks.activations[index].push(Activation {
+            history.activations.push(Activation {
                 site: number,
                 frame,
                 top,
             });
+            self.stacks.frame[index] = base;
         }
         Ok(())
     }
@@ -204,7 +217,8 @@ impl Warp {
         let mut left = mask;
         while left != 0 {
             let lane = left.trailing_zeros();
-            let caller = |lane: u32| self.stacks.activations[lane as usize].last();
+            let histories = &self.stacks.histories;
+            let caller = |lane: u32| histories.get(lane as usize)?.activations.last();
             let number = caller(lane).map(|activation| activation.site);
             let Some(number) = number else {
                 return Err(invalid(lane, 0));
@@ -232,15 +246,16 @@ impl Warp {
     ) -> Result<(), LaneFault> {
         for lane in lanes(mask) {
             let index = lane as usize;
-            let Some(activation) = self.stacks.activations[index].pop() else {
+            let Some(activation) = self.stacks.history(index).activations.pop() else {
                 continue;
             };
             let frames = (activation.frame, self.stacks.frame[index]);
             for transfer in &site.results {
                 copy(ctx, lane, frames, *transfer, Way::Out)?;
             }
+            let history = self.stacks.history(index);
             for &reg in site.saved.iter().rev() {
-                restore(&mut self.regs, reg, lane, &mut self.stacks.saved[index]);
+                restore(&mut self.regs, reg, lane, &mut history.saved);
             }
             self.stacks.frame[index] = activation.frame;
             self.stacks.top[index] = activation.top;

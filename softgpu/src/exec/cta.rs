@@ -73,6 +73,27 @@ impl LaunchState {
     }
 }
 
+/// `%tid` of 32 threads in a row, of which `first` is the first. Divides once: CTAs may run for less
+/// time than 96 divisions take.
+pub(super) fn thread_indices(block: [u32; 3], first: u32) -> [[u32; 32]; 3] {
+    let [x, y, _] = block;
+    let mut at = [first % x, first / x % y, first / x / y];
+    let mut indices = [[0; 32]; 3];
+    for lane in 0..32 {
+        for (axis, index) in indices.iter_mut().zip(at) {
+            axis[lane] = index;
+        }
+        at[0] += 1;
+        if at[0] == x {
+            at = [0, at[1] + 1, at[2]];
+        }
+        if at[1] == y {
+            at = [at[0], 0, at[2] + 1];
+        }
+    }
+    indices
+}
+
 /// Where a CTA is.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Position {
@@ -350,5 +371,32 @@ impl State {
             self.activity += u64::from(tally[column]);
         }
         self.activity
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::thread_indices;
+
+    #[test]
+    fn threads_count_along_x_then_y_then_z() {
+        for [x, y, z] in [[1024, 1, 1], [1, 7, 9], [5, 3, 4], [31, 2, 2], [1, 1, 64]] {
+            let mut threads = (0..z).flat_map(|k| (0..y).map(move |j| (j, k)));
+            let all: Vec<_> = threads
+                .by_ref()
+                .flat_map(|(j, k)| (0..x).map(move |i| [i, j, k]))
+                .collect();
+            for first in (0..x * y * z).step_by(32) {
+                let indices = thread_indices([x, y, z], first);
+                let lanes = all[first as usize..].iter().take(32).enumerate();
+                for (lane, expected) in lanes {
+                    assert_eq!(
+                        indices.map(|axis| axis[lane]),
+                        *expected,
+                        "{first} + {lane}"
+                    );
+                }
+            }
+        }
     }
 }

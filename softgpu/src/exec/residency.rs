@@ -63,6 +63,13 @@ impl Sm {
         shared.min(threads).min(registers).min(SM_CTAS - self.ctas)
     }
 
+    fn fits(&self, need: Need) -> bool {
+        self.shared + need.shared <= SM_SHARED
+            && self.threads + need.threads <= SM_THREADS
+            && self.registers + need.registers <= SM_REGISTERS
+            && self.ctas < SM_CTAS
+    }
+
     fn take(&mut self, need: Need) {
         self.shared += need.shared;
         self.threads += need.threads;
@@ -93,13 +100,26 @@ impl Residency {
         self.0.iter().map(|sm| u64::from(sm.room(need))).sum()
     }
 
+    /// Whether so many CTAs of a kind fit beside what is there.
+    pub(super) fn has_room(&self, need: Need, ctas: u64) -> bool {
+        let mut left = ctas;
+        let fitting = self.0.iter().filter(|sm| sm.fits(need));
+        ctas == 0
+            || fitting.into_iter().any(|sm| {
+                // Most ask for one: no need to count how many.
+                let room = if left == 1 { 1 } else { sm.room(need) };
+                left = left.saturating_sub(room.into());
+                left == 0
+            })
+    }
+
     /// Takes room for one CTA on the SM with the fewest; the SM.
     pub(super) fn take(&mut self, need: Need) -> Option<u32> {
         let fits = self
             .0
             .iter_mut()
             .enumerate()
-            .filter(|(_, sm)| sm.room(need) > 0);
+            .filter(|(_, sm)| sm.fits(need));
         let (index, sm) = fits.min_by_key(|(_, sm)| (sm.ctas, sm.threads))?;
         sm.take(need);
         u32::try_from(index).ok()
@@ -126,6 +146,20 @@ mod tests {
         assert_eq!(device.room(Need::new(0, 1024, 32)), 8);
         assert_eq!(device.room(Need::new(0, 33, 32)), 4 * 32);
         assert_eq!(device.room(Need::new(228 << 10, 32, 32)), 0);
+    }
+
+    #[test]
+    fn room_for_some_is_room_for_at_least_as_many() {
+        let mut device = Residency::new(3);
+        for need in [Need::new(100 << 10, 128, 32), Need::new(0, 1024, 64)] {
+            for _ in 0..2 {
+                device.take(need);
+                let room = device.room(need);
+                for ctas in 0..10 {
+                    assert_eq!(device.has_room(need, ctas), ctas <= room, "{ctas}");
+                }
+            }
+        }
     }
 
     /// What `cuda_occupancy.h` of CUDA 13.0 computes for compute capability 9.0, blocks of these

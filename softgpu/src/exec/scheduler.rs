@@ -248,7 +248,7 @@ impl Scheduler {
             let ctas = u64::from(launch.cluster_size());
             let wanted = if whole { grid.total * ctas } else { ctas };
             let over = launch.aborted.load(Ordering::Relaxed);
-            if !over && residency.room(grid.need) < wanted {
+            if !over && !residency.has_room(grid.need, wanted) {
                 return;
             }
             if over || grid.next == grid.total {

@@ -11,7 +11,7 @@
 
 use super::call::Stacks;
 use super::counters::{CLOCKS, EFFECTS, POLLS};
-use super::cta::{Env, Event, Origin, State, events};
+use super::cta::{Env, Event, Origin, State, events, thread_indices};
 use super::group::Groups;
 use super::inst::{Code, Inst, LaneFault};
 use super::kernel::{Flow, Kernel, Sys};
@@ -158,19 +158,13 @@ impl Warp {
         } else {
             u32::MAX >> (32 - lanes)
         };
-        let [x, y, _] = launch.block;
-        let thread = |lane: usize| first + u32::try_from(lane).unwrap_or(0);
         Self {
             regs: RegFile::new(kernel.slots, kernel.preds, kernel.consts.clone()),
             splits: Splits::new(live),
             live,
             rank,
             index,
-            tid: [
-                std::array::from_fn(|lane| thread(lane) % x),
-                std::array::from_fn(|lane| thread(lane) / x % y),
-                std::array::from_fn(|lane| thread(lane) / x / y),
-            ],
+            tid: thread_indices(launch.block, first),
             bulk: Groups::default(),
             copies: Groups::default(),
             wgmma: WarpIssue::default(),
