@@ -102,6 +102,16 @@ pub struct Fault {
     pub lane: u32,
     /// 1-based PTX line; 0 if unknown.
     pub line: u32,
+    /// File and line of the program, where the module tells them (`-lineinfo`).
+    pub source: Option<String>,
+}
+
+/// A PTX line, with the place in the program that it comes from.
+pub(crate) fn place(line: u32, source: Option<&str>) -> String {
+    match source {
+        Some(source) => format!("{line} ({source})"),
+        None => line.to_string(),
+    }
 }
 
 impl fmt::Display for Fault {
@@ -113,7 +123,9 @@ impl fmt::Display for Fault {
             warp,
             lane,
             line,
+            source,
         } = self;
+        let line = place(*line, source.as_deref());
         write!(
             f,
             "kernel {kernel}, CTA ({},{},{}), warp {warp}, lane {lane}, PTX line {line}: ",

@@ -17,7 +17,7 @@ use std::ffi::{CString, c_char};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 
-use cudarc::driver::sys::{CUfunction, CUresult};
+use cudarc::driver::sys::{self, CUfunction, CUresult};
 use parking_lot::{Mutex, MutexGuard};
 use support::{
     Context, DEFAULT, alloc, download, function, last_fault, library, module, stream, upload,
@@ -26,97 +26,8 @@ use support::{
 const OK: CUresult = CUresult::CUDA_SUCCESS;
 const HOUR: u64 = 3_600_000_000_000;
 
-/// `send(to, flag, found)`: one warp writes 11 to `to[0]` (lane 0), the vector 21..24 to `to[4..8]`
-/// (lane 1), adds 5 to `to[8]` by `red` (lane 2) and 7 to `to[9]` by `atom` (lane 3; what it found
-/// goes to `found`), 64 bits to `to[10..12]` (lane 4), and then 1 to `flag`.
-/// `bulk(to, add)`: copies the words 100, 101, 102, 103 to `to`, and adds them to those of `add`.
-/// `stamp(to, value)`: writes one word.
-/// `listen(flag, told, ns)`: waits until `flag` is not zero (tells 1), or so long (tells 2).
-const PTX: &str = "
-.version 8.0
-.target sm_90
-.address_size 64
-.visible .entry send(.param .u64 to, .param .u64 flag, .param .u64 found)
-{
-    .reg .pred %p<6>;
-    .reg .b32 %r<9>;
-    .reg .b64 %rd<5>;
-    ld.param.u64 %rd1, [to];
-    ld.param.u64 %rd2, [flag];
-    ld.param.u64 %rd3, [found];
-    mov.u32 %r1, %tid.x;
-    setp.eq.u32 %p1, %r1, 0;
-    @%p1 st.global.u32 [%rd1], 11;
-    setp.eq.u32 %p2, %r1, 1;
-    mov.u32 %r2, 21;
-    mov.u32 %r3, 22;
-    mov.u32 %r4, 23;
-    mov.u32 %r5, 24;
-    @%p2 st.global.v4.u32 [%rd1+16], {%r2, %r3, %r4, %r5};
-    setp.eq.u32 %p3, %r1, 2;
-    @%p3 red.global.add.u32 [%rd1+32], 5;
-    setp.eq.u32 %p4, %r1, 3;
-    @%p4 atom.global.add.u32 %r6, [%rd1+36], 7;
-    @%p4 st.global.u32 [%rd3], %r6;
-    setp.eq.u32 %p5, %r1, 4;
-    mov.u64 %rd4, 0x1234567890;
-    @%p5 st.global.u64 [%rd1+40], %rd4;
-    bar.warp.sync 0xFFFFFFFF;
-    @%p1 st.release.sys.global.u32 [%rd2], 1;
-    ret;
-}
-.visible .entry bulk(.param .u64 to, .param .u64 add)
-{
-    .reg .b32 %r<5>;
-    .reg .b64 %rd<3>;
-    .shared .align 16 .b8 words[16];
-    ld.param.u64 %rd1, [to];
-    ld.param.u64 %rd2, [add];
-    mov.u32 %r1, 100;
-    mov.u32 %r2, 101;
-    mov.u32 %r3, 102;
-    mov.u32 %r4, 103;
-    st.shared.v4.u32 [words], {%r1, %r2, %r3, %r4};
-    fence.proxy.async.shared::cta;
-    cp.async.bulk.global.shared::cta.bulk_group [%rd1], [words], 16;
-    cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32 [%rd2], [words], 16;
-    cp.async.bulk.commit_group;
-    cp.async.bulk.wait_group 0;
-    ret;
-}
-.visible .entry stamp(.param .u64 to, .param .u32 value)
-{
-    .reg .b32 %r<2>;
-    .reg .b64 %rd<2>;
-    ld.param.u64 %rd1, [to];
-    ld.param.u32 %r1, [value];
-    st.global.u32 [%rd1], %r1;
-    ret;
-}
-.visible .entry listen(.param .u64 flag, .param .u64 told, .param .u64 ns)
-{
-    .reg .pred %p<3>;
-    .reg .b32 %r<3>;
-    .reg .b64 %rd<7>;
-    ld.param.u64 %rd1, [flag];
-    ld.param.u64 %rd2, [told];
-    ld.param.u64 %rd3, [ns];
-    mov.u64 %rd4, %globaltimer;
-    mov.u32 %r2, 1;
-wait:
-    ld.acquire.sys.global.u32 %r1, [%rd1];
-    setp.ne.u32 %p1, %r1, 0;
-    @%p1 bra done;
-    mov.u64 %rd5, %globaltimer;
-    sub.u64 %rd6, %rd5, %rd4;
-    setp.lt.u64 %p2, %rd6, %rd3;
-    @%p2 bra wait;
-    mov.u32 %r2, 2;
-done:
-    st.global.u32 [%rd2], %r2;
-    ret;
-}
-";
+/// The kernels, each described where it stands.
+const PTX: &str = include_str!("inject.ptx");
 
 fn call(name: &[u8], text: &str) -> u32 {
     type Entry = unsafe extern "C" fn(*const c_char) -> u32;
@@ -137,11 +48,13 @@ fn clear() {
 /// Contexts on devices 0 and 1 that may access each other's memory; 0 is current.
 struct Pair {
     contexts: [Context; 2],
-    functions: Vec<[CUfunction; 4]>,
+    functions: Vec<[CUfunction; NAMES.len()]>,
     _alone: MutexGuard<'static, ()>,
 }
 
-const NAMES: [&str; 4] = ["send", "bulk", "stamp", "listen"];
+const NAMES: [&str; 8] = [
+    "send", "bulk", "stamp", "listen", "await", "tile", "wide", "spread",
+];
 
 impl Pair {
     fn new() -> Self {
@@ -201,6 +114,23 @@ impl Pair {
         assert_eq!(go, OK);
     }
 
+    /// Stores a box of 4 rows of 16 words to `to` and waits for the end.
+    fn tile(&self, to: u64) {
+        let tile = self.function(0, "tile");
+        let map = box_map(to);
+        assert_eq!(launch!(tile, [1; 3], [64, 1, 1], 0, DEFAULT, [map]), OK);
+        cu!(cuCtxSynchronize());
+    }
+
+    /// Runs `wide` and waits for the end: what the atomics found.
+    fn wide(&self, to: u64) -> Vec<u32> {
+        let found = self.words(0, 8);
+        let wide = self.function(0, "wide");
+        assert_eq!(launch!(wide, [1; 3], [1; 3], 0, DEFAULT, [to, found]), OK);
+        cu!(cuCtxSynchronize());
+        download(found, 8)
+    }
+
     fn bulk(&self, to: u64, add: u64) {
         let bulk = self.function(0, "bulk");
         let go = launch!(bulk, [1; 3], [1; 3], 0, DEFAULT, [to, add]);
@@ -212,6 +142,26 @@ impl Drop for Pair {
     fn drop(&mut self) {
         clear();
     }
+}
+
+/// A map over rows of 16 words, in boxes of 4 rows.
+fn box_map(at: u64) -> sys::CUtensorMap {
+    let mut map = sys::CUtensorMap { opaque: [0; 16] };
+    cu!(cuTensorMapEncodeTiled(
+        &mut map,
+        sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT32,
+        2,
+        std::ptr::without_provenance_mut(usize::try_from(at).unwrap()),
+        [16, 4].as_ptr(),
+        [64].as_ptr(),
+        [16, 4].as_ptr(),
+        [1, 1].as_ptr(),
+        sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+        sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+        sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_NONE,
+        sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+    ));
+    map
 }
 
 fn fault(spec: &str) {
@@ -351,6 +301,150 @@ fn corrupted_stores_have_one_wrong_bit() {
 }
 
 #[test]
+fn tensor_stores_are_lost_wrong_or_late() {
+    let pair = Pair::new();
+    let right: Vec<u32> = (100..164).collect();
+    let peer = pair.words(1, 64);
+    fault("drop 0->1 n=1");
+    pair.tile(peer);
+    assert_eq!(download::<u32>(peer, 64), [0; 64]);
+    pair.tile(peer);
+    assert_eq!(download::<u32>(peer, 64), right);
+    clear();
+    // The whole box is one store; the bit is one of its first row.
+    cu!(cuMemsetD32_v2(peer, 0, 64));
+    fault("corrupt 0->1 bit=100");
+    pair.tile(peer);
+    let mut wrong = right.clone();
+    wrong[3] ^= 16;
+    assert_eq!(download::<u32>(peer, 64), wrong);
+    pair.tile(peer);
+    assert_eq!(download::<u32>(peer, 64), right);
+    clear();
+    // A kernel ends with its last store, however late.
+    cu!(cuMemsetD32_v2(peer, 0, 64));
+    fault("delay 0->1 ns=300000 n=1");
+    pair.tile(peer);
+    pair.stamp(0, peer, 7);
+    cu!(cuCtxSynchronize());
+    let mut after = right.clone();
+    after[0] = 7;
+    assert_eq!(download::<u32>(peer, 64), after);
+    clear();
+    // Device 1 sees nothing of it meanwhile.
+    let (flag, told) = (pair.words(1, 1), pair.words(1, 1));
+    cu!(cuMemsetD32_v2(peer, 0, 64));
+    fault(&format!("delay 0->1 ns={HOUR} n=1"));
+    let tile = pair.function(0, "tile");
+    let (map, boxes) = (box_map(peer), stream(1));
+    assert_eq!(launch!(tile, [1; 3], [64, 1, 1], 0, boxes, [map]), OK);
+    pair.on(1);
+    let (listen, second) = (pair.function(1, "listen"), 1_000_000u64);
+    let go = launch!(listen, [1; 3], [1; 3], 0, DEFAULT, [flag, told, second]);
+    assert_eq!(go, OK);
+    assert_eq!(download::<u32>(told, 1), [2]);
+    assert_eq!(download::<u32>(peer, 64), [0; 64]);
+    pair.on(0);
+    assert_eq!(code!(cuStreamQuery(boxes)), CUresult::CUDA_ERROR_NOT_READY);
+    clear();
+    cu!(cuCtxSynchronize());
+    assert_eq!(download::<u32>(peer, 64), right);
+}
+
+#[test]
+fn wide_atomics_are_lost_but_never_late() {
+    let pair = Pair::new();
+    let peer = pair.words(1, 12);
+    let (new, old) = ([1, 0, 2, 0], [9, 9, 9, 9]);
+    cu!(cuMemsetD32_v2(peer, 9, 4));
+    // They find what is there, and change nothing; the store behind them arrives.
+    fault("drop 0->1 n=2");
+    assert_eq!(pair.wide(peer), [old, [0; 4]].concat());
+    assert_eq!(download::<u32>(peer, 12), [old, [0; 4], new].concat());
+    clear();
+    cu!(cuMemsetD32_v2(peer + 32, 0, 4));
+    fault("delay 0->1 ns=1000; corrupt 0->1 n=9 bit=127");
+    assert_eq!(pair.wide(peer), [old, [0; 4]].concat());
+    assert_eq!(download::<u32>(peer, 12), [new, new, new].concat());
+    clear();
+    cu!(cuMemsetD32_v2(peer, 0, 12));
+    fault("corrupt 0->1 bit=127");
+    pair.wide(peer);
+    let mut wrong = [new, new, new].concat();
+    wrong[11] ^= 1 << 31;
+    assert_eq!(download::<u32>(peer, 12), wrong);
+}
+
+/// Memory of a device that both devices map, with zeros at its start.
+fn shared(device: i32) -> (u64, u64) {
+    const BYTES: usize = 2 << 20;
+    let mut handle = 0;
+    let mut properties = std::mem::MaybeUninit::<sys::CUmemAllocationProp>::zeroed();
+    // SAFETY: zeros are valid for every field.
+    let properties = unsafe { properties.assume_init_mut() };
+    properties.type_ = sys::CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED;
+    properties.location.type_ = sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE;
+    properties.location.id = device;
+    cu!(cuMemCreate(&mut handle, BYTES, properties, 0));
+    let at = map_for(handle, device);
+    cu!(cuMemsetD32_v2(at, 0, 4));
+    (handle, at)
+}
+
+/// Maps a handle of 2 MiB for a device.
+fn map_for(handle: u64, device: i32) -> u64 {
+    const BYTES: usize = 2 << 20;
+    let mut at = 0;
+    cu!(cuMemAddressReserve(&mut at, BYTES, 0, 0, 0));
+    cu!(cuMemMap(at, BYTES, 0, handle, 0));
+    let access = sys::CUmemAccessDesc {
+        location: sys::CUmemLocation {
+            type_: sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE,
+            id: device,
+        },
+        flags: sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
+    };
+    cu!(cuMemSetAccess(at, BYTES, &access, 1));
+    at
+}
+
+#[test]
+fn multimem_loses_single_replicas() {
+    let pair = Pair::new();
+    let mut object = 0;
+    let team = sys::CUmulticastObjectProp {
+        numDevices: 2,
+        size: 2 << 20,
+        handleTypes: 0,
+        flags: 0,
+    };
+    cu!(cuMulticastCreate(&mut object, &team));
+    let members = [0, 1].map(|device| {
+        cu!(cuMulticastAddDevice(object, device));
+        shared(device)
+    });
+    for (handle, _) in members {
+        cu!(cuMulticastBindMem(object, 0, handle, 0, 2 << 20, 0));
+    }
+    let window = map_for(object, 0);
+    let spread = || {
+        let spread = pair.function(0, "spread");
+        assert_eq!(launch!(spread, [1; 3], [1; 3], 0, DEFAULT, [window]), OK);
+        cu!(cuCtxSynchronize());
+        members.map(|(_, at)| download::<u32>(at, 2))
+    };
+    // The reduction is lost on its way to the peer, the store after it is not.
+    fault("drop 0->1 n=1");
+    assert_eq!(spread(), [[5, 6], [0, 6]]);
+    clear();
+    fault("drop 0->1 skip=1; delay 0->1 ns=1000; corrupt 0->1 n=9");
+    cu!(cuMemsetD32_v2(members[1].1, 0, 2));
+    assert_eq!(spread(), [[10, 6], [5, 0]]);
+    clear();
+    assert_eq!(spread(), [[15, 6], [10, 6]]);
+}
+
+#[test]
 fn a_bit_flips_at_a_phase() {
     let pair = Pair::new();
     let word = pair.words(1, 1);
@@ -417,12 +511,34 @@ const ROLE: &str = "SOFTGPU_TEST_ROLE";
 
 /// Runs [`child`] in a process of its own.
 fn process(role: &str, spec: &str) -> Output {
+    process_with(role, &[("SOFTGPU_FAULT", spec)])
+}
+
+fn process_with(role: &str, variables: &[(&str, &str)]) -> Output {
     Command::new(std::env::current_exe().unwrap())
         .args(["child", "--exact", "--nocapture", "--test-threads", "1"])
         .env(ROLE, role)
-        .env("SOFTGPU_FAULT", spec)
+        .envs(variables.iter().copied())
         .output()
         .unwrap()
+}
+
+/// Device 0 waits for a store of device 1, which is stopped.
+fn wait_for_the_stopped() {
+    let pair = Pair::work();
+    let flag = pair.words(0, 1);
+    pair.on(1);
+    let stamp = pair.function(1, "stamp");
+    let go = launch!(stamp, [2, 1, 1], [1; 3], 0, DEFAULT, [flag, 1u32]);
+    assert_eq!(go, OK);
+    pair.on(0);
+    let wait = pair.function(0, "await");
+    assert_eq!(launch!(wait, [1; 3], [1; 3], 0, DEFAULT, [flag]), OK);
+    println!("peer: {:?}", code!(cuCtxSynchronize()));
+    println!("{}", last_fault());
+    pair.on(1);
+    println!("stopped: {:?}", code!(cuCtxSynchronize()));
+    std::process::exit(0);
 }
 
 /// The other processes of these tests.
@@ -444,6 +560,7 @@ fn child() {
             println!("cuInit: {first} {second}");
             std::process::exit(0);
         }
+        Ok("deadlock") => wait_for_the_stopped(),
         Ok(_) => {
             let pair = Pair::work();
             let word = pair.words(0, 1);
@@ -477,11 +594,60 @@ fn a_process_is_killed_at_a_phase_or_launch() {
 }
 
 #[test]
+fn a_deadlock_report_names_the_clusters_of_stopped_devices() {
+    for fault in ["stop 1", "stop 1 @launch=stamp"] {
+        let variables = [("SOFTGPU_FAULT", fault), ("SOFTGPU_DEADLOCK_SECONDS", "1")];
+        let output = process_with("deadlock", &variables);
+        let said = String::from_utf8(output.stdout).unwrap();
+        for expected in [
+            "peer: CUDA_ERROR_LAUNCH_FAILED",
+            "deadlock: kernel stamp launch ",
+            " device 1, stopped by fault injection: clusters at CTA (0,0,0) (1,0,0); kernel await",
+            "stopped: CUDA_ERROR_LAUNCH_FAILED",
+        ] {
+            assert!(
+                said.contains(expected),
+                "{fault}: {said}\n{:?}",
+                output.stderr
+            );
+        }
+    }
+}
+
+#[test]
 fn a_mistake_in_the_environment_fails_the_initialisation() {
-    let output = process("init", "drop 0->0");
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(said.contains("cuInit: 1 1"), "{said}");
-    let complained = String::from_utf8(output.stderr).unwrap();
-    let expected = "softgpu: SOFTGPU_FAULT: fault \"drop 0->0\": \"0->0\": a device is no peer";
-    assert!(complained.contains(expected), "{complained}");
+    for (variable, value, expected) in [
+        (
+            "SOFTGPU_FAULT",
+            "drop 0->0",
+            "fault \"drop 0->0\": \"0->0\": a device is no peer",
+        ),
+        ("SOFTGPU_SEED", "lucky", "expected a number from 0 to"),
+        ("SOFTGPU_DEVICES", "17", "expected a number from 1 to 16"),
+    ] {
+        let output = process_with("init", &[(variable, value)]);
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.contains("cuInit: 1 1"), "{said}");
+        let complained = String::from_utf8(output.stderr).unwrap();
+        let expected = format!("softgpu: {variable}: {expected}");
+        assert!(complained.contains(&expected), "{complained}");
+    }
+}
+
+/// All of these tests once more, each run under another seed.
+#[test]
+fn faults_happen_under_seeds_too() {
+    if std::env::var_os("SOFTGPU_SEED").is_some() {
+        return;
+    }
+    for seed in ["1", "2"] {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--test-threads", "1"])
+            .env("SOFTGPU_SEED", seed)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "seed {seed}: {text}");
+        assert!(text.contains("test tensor_stores_are_lost_wrong_or_late ... ok"));
+    }
 }

@@ -22,6 +22,7 @@ entries! { call_any:
         if flags != 0 {
             return Err(Status::INVALID_VALUE);
         }
+        Config::check_environment().map_err(|why| report::mistake(&why))?;
         if Config::global().devices == 0 {
             return Err(Status::NO_DEVICE);
         }

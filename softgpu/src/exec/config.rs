@@ -1,5 +1,6 @@
 //! The machine's configuration: environment variables, read once.
 
+use std::ops::RangeInclusive;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -28,13 +29,25 @@ impl Config {
         CONFIG.get_or_init(|| Self::from_lookup(|name| std::env::var(name).ok()))
     }
 
+    /// Whether the environment makes sense.
+    ///
+    /// # Errors
+    /// A text that names the variable, what is expected and what was found.
+    pub fn check_environment() -> Result<(), String> {
+        check(|name| {
+            let value = std::env::var_os(name)?;
+            Some(value.to_string_lossy().into_owned())
+        })
+    }
+
     /// The devices that this process sees.
     pub fn visible() -> &'static Visible {
         static VISIBLE: OnceLock<Visible> = OnceLock::new();
         VISIBLE.get_or_init(|| visible(&|name: &str| std::env::var(name).ok()))
     }
 
-    /// A configuration from named values; what is absent or malformed takes its default.
+    /// A configuration from named values; what is absent or malformed takes its default
+    /// ([`Self::check_environment`] complains).
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Self {
         let number = |name: &str| lookup(name).and_then(|text| text.trim().parse::<u64>().ok());
         let small = |name: &str, default: u32, max: u32| {
@@ -50,6 +63,45 @@ impl Config {
             host_threads: small("SOFTGPU_THREADS", cores, 1024),
             seed: number("SOFTGPU_SEED"),
         }
+    }
+}
+
+/// Variables that hold a number, and which numbers.
+const NUMBERS: [(&str, RangeInclusive<u64>); 5] = [
+    ("SOFTGPU_DEVICES", 1..=MOST as u64),
+    ("SOFTGPU_SMS", 1..=132),
+    ("SOFTGPU_THREADS", 1..=1024),
+    ("SOFTGPU_SEED", 0..=u64::MAX),
+    ("SOFTGPU_DEADLOCK_SECONDS", 0..=u64::MAX),
+];
+
+/// Whether named values are what they should be. An empty one is none.
+fn check(lookup: impl Fn(&str) -> Option<String>) -> Result<(), String> {
+    let text = |name: &str| lookup(name).filter(|text| !text.trim().is_empty());
+    for (name, range) in &NUMBERS {
+        let Some(text) = text(name) else { continue };
+        let value = text.trim().parse().ok();
+        if !value.is_some_and(|value| range.contains(&value)) {
+            let (low, high) = range.clone().into_inner();
+            return Err(format!(
+                "{name}: expected a number from {low} to {high}, found {text:?}"
+            ));
+        }
+    }
+    match text("SOFTGPU_ISA") {
+        Some(text) if isa(&text).is_none() => Err(format!(
+            "SOFTGPU_ISA: expected baseline, avx2 or avx512, found {text:?}"
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn isa(text: &str) -> Option<Isa> {
+    match text.trim() {
+        "baseline" => Some(Isa::Baseline),
+        "avx2" => Some(Isa::Avx2),
+        "avx512" => Some(Isa::Avx512),
+        _ => None,
     }
 }
 
@@ -93,12 +145,7 @@ impl Tools {
             deadlock: deadlock.filter(|limit| !limit.is_zero()),
             trace: text("SOFTGPU_TRACE"),
             counters: text("SOFTGPU_COUNTERS"),
-            isa: match text("SOFTGPU_ISA").as_deref() {
-                Some("baseline") => Some(Isa::Baseline),
-                Some("avx2") => Some(Isa::Avx2),
-                Some("avx512") => Some(Isa::Avx512),
-                _ => None,
-            },
+            isa: text("SOFTGPU_ISA").and_then(|text| isa(&text)),
             fault: text("SOFTGPU_FAULT"),
         }
     }
@@ -106,7 +153,7 @@ impl Tools {
 
 #[cfg(test)]
 mod tests {
-    use super::Config;
+    use super::{Config, check};
 
     #[test]
     fn values_are_clamped_and_defaults_kept() {
@@ -121,5 +168,38 @@ mod tests {
         assert_eq!(config.sms, 1);
         assert_eq!(config.seed, Some(12_345_678_901));
         assert!(config.host_threads >= 1);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        let checked = |variable: &str, value: &str| {
+            check(|name| (name == variable).then(|| value.to_owned()))
+        };
+        for (variable, value, expected) in [
+            ("SOFTGPU_DEVICES", "17", "a number from 1 to 16"),
+            ("SOFTGPU_DEVICES", "0", "a number from 1 to 16"),
+            ("SOFTGPU_SMS", "all", "a number from 1 to 132"),
+            ("SOFTGPU_THREADS", "-1", "a number from 1 to 1024"),
+            (
+                "SOFTGPU_SEED",
+                "0x5",
+                "a number from 0 to 18446744073709551615",
+            ),
+            ("SOFTGPU_DEADLOCK_SECONDS", "1.5", "a number from 0 to"),
+            ("SOFTGPU_ISA", "sse", "baseline, avx2 or avx512"),
+        ] {
+            let found = checked(variable, value).unwrap_err();
+            let begin = format!("{variable}: expected {expected}");
+            assert!(found.starts_with(&begin), "{found}");
+            assert!(found.ends_with(&format!("found {value:?}")), "{found}");
+        }
+        for (variable, value) in [
+            ("SOFTGPU_DEVICES", "16"),
+            ("SOFTGPU_SMS", ""),
+            ("SOFTGPU_SEED", " 18446744073709551615 "),
+            ("SOFTGPU_ISA", "avx2"),
+        ] {
+            assert_eq!(checked(variable, value), Ok(()), "{variable}={value}");
+        }
     }
 }

@@ -164,6 +164,12 @@ impl Env {
         }
     }
 
+    /// A PTX line, with the place in the program that it comes from.
+    pub(super) fn place(&self, line: u32) -> String {
+        let source = self.launch.kernel.function().sources.at(line);
+        crate::error::place(line, source.as_deref())
+    }
+
     /// A fault of this cluster.
     pub(super) fn fault(&self, origin: Origin, kind: FaultKind) -> Fault {
         let position = self.positions.get(origin.rank as usize);
@@ -174,6 +180,7 @@ impl Env {
             warp: origin.warp,
             lane: origin.lane,
             line: origin.line,
+            source: self.launch.kernel.function().sources.at(origin.line),
         }
     }
 }

@@ -211,7 +211,7 @@ fn launch_is_empty(launch: &LaunchState) -> bool {
     launch.grid.contains(&0)
 }
 
-fn launch_fault(kernel: String, kind: FaultKind) -> Fault {
+pub(super) fn launch_fault(kernel: String, kind: FaultKind) -> Fault {
     Fault {
         kind,
         kernel,
@@ -219,6 +219,7 @@ fn launch_fault(kernel: String, kind: FaultKind) -> Fault {
         warp: 0,
         lane: 0,
         line: 0,
+        source: None,
     }
 }
 

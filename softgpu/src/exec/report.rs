@@ -1,10 +1,11 @@
 //! The wait-for graph of warps that cannot go on.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::access::transfer::Mode;
 use super::cluster::Cluster;
-use super::cta::{Arrived, Env, Origin};
+use super::cta::{Arrived, Env, LaunchState, Origin};
 use super::mbar;
 use super::regs::Slot;
 use super::split::{Split, Wait};
@@ -37,10 +38,42 @@ pub(super) fn join(waits: &[Waiting]) -> String {
     text
 }
 
-fn by(arrived: Option<Arrived>) -> String {
+/// The clusters of stopped devices, by their first CTA: one part of the report per launch.
+pub(super) fn stopped<'a>(
+    clusters: impl Iterator<Item = (&'a LaunchState, [u32; 3])>,
+) -> Vec<String> {
+    let mut launches: BTreeMap<u64, (&LaunchState, Vec<[u32; 3]>)> = BTreeMap::new();
+    for (launch, cta) in clusters {
+        let entry = launches.entry(launch.id).or_insert((launch, Vec::new()));
+        entry.1.push(cta);
+    }
+    let line = |(id, (launch, mut ctas)): (u64, (&LaunchState, Vec<[u32; 3]>))| {
+        ctas.sort_by_key(|[x, y, z]| [*z, *y, *x]);
+        let more = ctas.len().saturating_sub(MOST);
+        ctas.truncate(MOST);
+        let places: Vec<_> = ctas
+            .iter()
+            .map(|[x, y, z]| format!("({x},{y},{z})"))
+            .collect();
+        let rest = match more {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        format!(
+            "kernel {} launch {id} device {}, stopped by fault injection: clusters at CTA {}{rest}",
+            launch.kernel.name(),
+            launch.device,
+            places.join(" "),
+        )
+    };
+    launches.into_iter().map(line).collect()
+}
+
+fn by(env: &Env, arrived: Option<Arrived>) -> String {
     arrived.map_or_else(
         || "nobody has arrived".to_owned(),
         |Arrived { rank, warp, line }| {
+            let line = env.place(line);
             format!("last arrival by rank {rank} warp {warp} at PTX line {line}")
         },
     )
@@ -57,12 +90,13 @@ impl Cluster {
                 let what = self.describe(env, warp, split);
                 let [x, y, z] = env.positions[warp.rank as usize].cta;
                 let text = format!(
-                    "kernel {} launch {} device {} CTA ({x},{y},{z}) warp {} lanes {:#x} line {line}: {what}",
+                    "kernel {} launch {} device {} CTA ({x},{y},{z}) warp {} lanes {:#x} line {}: {what}",
                     env.launch.kernel.name(),
                     env.launch.id,
                     env.launch.device,
                     warp.index,
                     split.mask,
+                    env.place(line),
                 );
                 let origin = warp.origin(split.mask.trailing_zeros(), line);
                 found.push(Waiting { origin, text });
@@ -73,8 +107,13 @@ impl Cluster {
 
     /// The fault of a cluster that can never go on.
     pub(super) fn deadlock(&self) -> Fault {
-        let waits = self.waits();
-        let origin = waits.first().map_or(
+        let waits = join(&self.waits());
+        self.stuck(FaultKind::Deadlock { waits })
+    }
+
+    /// A fault of the first warp that waits.
+    pub(super) fn stuck(&self, kind: FaultKind) -> Fault {
+        let origin = self.waits().first().map_or(
             Origin {
                 rank: 0,
                 warp: 0,
@@ -83,8 +122,7 @@ impl Cluster {
             },
             |waiting| waiting.origin,
         );
-        let waits = join(&waits);
-        self.env.fault(origin, FaultKind::Deadlock { waits })
+        self.env.fault(origin, kind)
     }
 
     fn describe(&self, env: &Env, warp: &Warp, split: &Split) -> String {
@@ -96,7 +134,7 @@ impl Cluster {
             Wait::Barrier { id, .. } => {
                 let (arrived, count) = cta.barriers[usize::from(id)].progress();
                 let count = count.unwrap_or(cta.live);
-                let last = by(cta.last_at_barrier[usize::from(id)]);
+                let last = by(env, cta.last_at_barrier[usize::from(id)]);
                 format!("barrier {id}: {arrived} of {count} threads arrived, {last}")
             }
             Wait::Cluster { phase } => {
@@ -106,7 +144,7 @@ impl Cluster {
             }
             Wait::Mbarrier { offset, parity, .. } => {
                 let state = mbar::describe(env, (warp.rank, offset));
-                let last = by(cta.last_at_mbarrier(offset));
+                let last = by(env, cta.last_at_mbarrier(offset));
                 format!("mbarrier at shared {offset:#x}, phase of parity {parity}: {state}, {last}")
             }
             Wait::Bulk { pending, .. } => format!("bulk groups, at most {pending}"),
@@ -147,7 +185,7 @@ fn polled(env: &Env, warp: &Warp, split: &Split) -> String {
         let _ = write!(
             text,
             ", polls {address:#x} and sees {seen:#x} at PTX line {}",
-            inst.line
+            env.place(inst.line)
         );
     }
     text

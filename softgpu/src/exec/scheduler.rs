@@ -25,7 +25,7 @@ use super::cluster::{Cluster, Outcome, Site};
 use super::config::{self, Config};
 use super::counters::Counters;
 use super::cta::{LaunchState, Position};
-use super::engine::Done;
+use super::engine::{Done, launch_fault};
 use super::hosts::Sample;
 use super::inject;
 use super::parking::{Parking, Reason};
@@ -337,7 +337,9 @@ impl Scheduler {
     fn choose(&mut self, clock: &Clock, worker: u32) -> Next {
         let waiting = self.begun.len() as u64;
         let all_idle = self.fresh.is_empty() && self.idle_turns >= waiting;
-        if waiting + self.parked.len() as u64 > 0 && all_idle {
+        // Clusters of stopped devices poll nothing, but they may be what everyone waits for.
+        let still = self.parked.len() + self.stopped.len();
+        if waiting + still as u64 > 0 && all_idle {
             // Everyone gets another turn before the machine sleeps again.
             self.idle_turns = 0;
             self.idle_rounds += 1;
@@ -459,35 +461,55 @@ impl Scheduler {
 
     fn end_deadlock(&mut self) {
         let begun = self.begun.iter().map(|entry| &**entry);
-        let entries: Vec<_> = begun.chain(self.parked.entries()).collect();
-        let clusters = entries.iter().filter_map(|entry| match &entry.work {
+        let waiting: Vec<_> = begun.chain(self.parked.entries()).collect();
+        let stopped = self.stopped.iter().map(|entry| &**entry);
+        let text = self.explain(&waiting);
+        for entry in waiting.into_iter().chain(stopped) {
+            let launch = entry.launch();
+            let mut fault = launch.fault.lock();
+            if fault.is_none() {
+                let kind = FaultKind::Deadlock {
+                    waits: text.clone(),
+                };
+                *fault = Some(match &entry.work {
+                    Work::Begun(cluster) => cluster.stuck(kind),
+                    Work::Fresh { .. } => launch_fault(launch.kernel.name().to_owned(), kind),
+                });
+            }
+            launch.aborted.store(true, Ordering::Relaxed);
+        }
+        self.release(|_| true);
+        self.stir();
+    }
+
+    /// Who waits for what.
+    fn explain(&self, waiting: &[&Entry]) -> String {
+        let stopped = self.stopped.iter().map(|entry| {
+            let cta = match &entry.work {
+                Work::Begun(cluster) => cluster.positions().first(),
+                Work::Fresh { site, .. } => site.positions.first(),
+            };
+            (
+                &**entry.launch(),
+                cta.map_or([0; 3], |position| position.cta),
+            )
+        });
+        let clusters = waiting.iter().filter_map(|entry| match &entry.work {
             Work::Begun(cluster) => Some(cluster),
             Work::Fresh { .. } => None,
         });
         let waits: Vec<_> = clusters.flat_map(|cluster| cluster.waits()).collect();
-        let mut text = report::join(&waits);
+        let mut parts = report::stopped(stopped);
+        parts.extend((!waits.is_empty()).then(|| report::join(&waits)));
         for (id, grid) in &self.grids {
             if grid.next < grid.total {
                 let (left, name) = (grid.total - grid.next, grid.launch.kernel.name());
-                text += &format!("; kernel {name} launch {id}: {left} clusters wait for room");
+                parts.push(format!(
+                    "kernel {name} launch {id}: {left} clusters wait for room"
+                ));
             }
         }
-        for entry in entries {
-            if let Work::Begun(cluster) = &entry.work {
-                let launch = cluster.launch();
-                let mut fault = launch.fault.lock();
-                if fault.is_none() {
-                    let mut found = cluster.deadlock();
-                    found.kind = FaultKind::Deadlock {
-                        waits: text.clone(),
-                    };
-                    *fault = Some(found);
-                }
-                launch.aborted.store(true, Ordering::Relaxed);
-            }
-        }
-        self.release(|_| true);
-        self.stir();
+        parts.join("; ")
     }
 
     /// Takes an entry back after its turn.

@@ -296,6 +296,8 @@ impl Open {
             });
         }
         let line = instr(kernel, pc).map_or(0, |instr| instr.line);
+        let source = kernel.function().sources.at(line);
+        let line = crate::error::place(line, source.as_deref());
         let what = format!(
             "register in slot {} belongs to the wgmma of PTX line {line}, which no wait_group has covered",
             reg.slot

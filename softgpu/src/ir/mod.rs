@@ -25,7 +25,10 @@ pub use control::{
 };
 pub use matrix::{BitOp, Fragments, Layout, Mma, WmmaAccess, WmmaMatrix};
 use smallvec::SmallVec;
+use std::sync::Arc;
 pub use video::{Second, Video, VideoOp};
+
+use crate::ptx::Sources;
 
 /// Operand and memory element types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -779,6 +782,8 @@ pub struct Function {
     pub req_cluster: Option<[u32; 3]>,
     /// Estimated registers per thread (softgpu does not run machine code).
     pub registers: u32,
+    /// Where its lines come from.
+    pub sources: Arc<Sources>,
     /// Functions that are called rather than expanded in place. Where there are any, block 0 only
     /// leads to the entry, which stands behind them, so that the split with the lowest position is
     /// one that others wait for.

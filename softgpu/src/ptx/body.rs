@@ -114,7 +114,7 @@ impl Parser<'_> {
                 out.extend(registers.into_iter().map(Statement::Reg));
                 Ok(())
             }
-            ".loc" | ".file" | ".pragma" | ".section" => self.skip_hint(directive),
+            ".loc" | ".file" | ".pragma" | ".section" => self.hint(directive),
             _ => {
                 let linkage: Linkage = self.linkage()?;
                 let mut variables: Vec<Variable> = Vec::new();

@@ -50,8 +50,8 @@ pub(crate) enum Tok {
     F32(u32),
     /// `0d…` or a decimal fraction, as bits.
     F64(u64),
-    /// A quoted string; its content never matters.
-    Str,
+    /// A quoted string, without its quotes; what is escaped stays so.
+    Str(Sym),
     /// Any other character.
     Punct(u8),
     End,
@@ -144,8 +144,8 @@ impl<'a> Lexer<'a> {
         self.peek(0)
     }
 
-    /// Skips the rest of the line: `.loc` and `.file` have no terminator of their own.
-    pub(crate) fn skip_line(&mut self) {
+    /// Skips the rest of the line.
+    fn skip_line(&mut self) {
         while self.at < self.bytes.len() && self.peek(0) != b'\n' {
             self.at += 1;
         }
@@ -245,13 +245,15 @@ impl<'a> Lexer<'a> {
 
     fn string(&mut self, pos: Pos) -> Result<Tok, PtxError> {
         self.at += 1;
+        let start = self.at;
         loop {
             match self.peek(0) {
                 _ if self.at >= self.bytes.len() => break,
                 b'\n' => break,
                 b'"' => {
+                    let text = self.intern_from(start);
                     self.at += 1;
-                    return Ok(Tok::Str);
+                    return Ok(Tok::Str(text));
                 }
                 b'\\' => self.at += 2,
                 _ => self.at += 1,

@@ -9,11 +9,15 @@ mod constant;
 mod globals;
 pub(crate) mod lexer;
 mod parser;
+mod source;
 mod variable;
 
 pub use ast::Linkage;
 pub(crate) use globals::number_bits;
 pub use globals::{Global, GlobalSpace, Relocation};
+pub use source::Sources;
+
+use std::sync::Arc;
 
 use crate::error::PtxError;
 
@@ -28,6 +32,7 @@ pub struct Module {
     /// `.alias`: another name and the function that it names.
     pub(crate) aliases: Vec<(lexer::Sym, lexer::Sym)>,
     globals: Vec<Global>,
+    sources: Arc<Sources>,
 }
 
 impl Module {
@@ -47,6 +52,12 @@ impl Module {
     #[must_use]
     pub fn globals(&self) -> &[Global] {
         &self.globals
+    }
+
+    /// Where its lines come from.
+    #[must_use]
+    pub fn sources(&self) -> &Arc<Sources> {
+        &self.sources
     }
 
     /// The names of the entries, in order of definition.
@@ -86,6 +97,7 @@ pub fn parse(text: &str) -> Result<Module, PtxError> {
     let Some(version) = parsed.version else {
         return Err(lexer::Pos { line: 1, column: 1 }.syntax("`.version` is missing"));
     };
+    let sources = Arc::new(parser.sources);
     let words = parser.lexer.names.into_words();
     let word = |sym: lexer::Sym| words.get(sym.0 as usize).map_or("?", |w| w);
     let globals = globals::collect(&parsed, &word)?;
@@ -97,5 +109,6 @@ pub fn parse(text: &str) -> Result<Module, PtxError> {
         functions: parsed.functions,
         aliases: parsed.aliases,
         globals,
+        sources,
     })
 }

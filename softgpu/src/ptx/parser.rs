@@ -3,17 +3,19 @@
 //! [`variable`](super::variable).
 //!
 //! Nothing is recursive in the depth of the input, so hostile text cannot exhaust the stack.
-//! Debugging directives (`.file`, `.loc`, `.section`) are skipped; a directive that is not known is
+//! Debugging sections are skipped ([`source`](super::source) has `.file` and `.loc`); a directive that is not known is
 //! an error. Source: PTX ISA 9.0, "Directives".
 
 use super::ast::{Function, Linkage, Signature, Variable};
 use super::lexer::{Lexer, Pos, Sym, Tok, Token};
+use super::source::Sources;
 use crate::error::PtxError;
 
 pub(crate) struct Parser<'a> {
     pub(crate) lexer: Lexer<'a>,
     /// The token under the cursor.
     pub(crate) token: Token,
+    pub(crate) sources: Sources,
 }
 
 /// Everything a text declares.
@@ -30,7 +32,11 @@ impl<'a> Parser<'a> {
     pub(crate) fn new(text: &'a str) -> Result<Self, PtxError> {
         let mut lexer = Lexer::new(text);
         let token = lexer.next()?;
-        Ok(Self { lexer, token })
+        Ok(Self {
+            lexer,
+            token,
+            sources: Sources::default(),
+        })
     }
 
     pub(crate) fn name(&self, sym: Sym) -> &'a str {
@@ -54,7 +60,7 @@ impl<'a> Parser<'a> {
             Tok::Int(value) => format!("`{value}`"),
             Tok::F32(bits) => format!("`0f{bits:08X}`"),
             Tok::F64(bits) => format!("`0d{bits:016X}`"),
-            Tok::Str => "a string".into(),
+            Tok::Str(_) => "a string".into(),
             Tok::Punct(byte) => format!("`{}`", char::from(byte)),
             Tok::End => "the end of the text".into(),
         }
@@ -145,7 +151,7 @@ impl<'a> Parser<'a> {
                     return Err(pos.unsupported("`.address_size` other than 64"));
                 }
             }
-            ".file" | ".loc" | ".section" | ".pragma" => self.skip_hint(directive)?,
+            ".file" | ".loc" | ".section" | ".pragma" => self.hint(directive)?,
             ".alias" => {
                 self.advance()?;
                 let alias = self.expect_word("a function")?;
@@ -210,13 +216,11 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Skips a directive without meaning for execution; the cursor stands on it.
-    pub(crate) fn skip_hint(&mut self, directive: &str) -> Result<(), PtxError> {
+    /// Reads a directive without meaning for execution; the cursor stands on it.
+    pub(crate) fn hint(&mut self, directive: &str) -> Result<(), PtxError> {
         match directive {
-            ".file" | ".loc" => {
-                self.lexer.skip_line();
-                self.advance()?;
-            }
+            ".file" => self.file()?,
+            ".loc" => self.loc()?,
             ".pragma" => {
                 while !self.at(b';') {
                     if self.token.tok == Tok::End {
@@ -247,6 +251,7 @@ impl<'a> Parser<'a> {
 
     fn function(&mut self, linkage: Linkage) -> Result<Function, PtxError> {
         let pos = self.pos();
+        self.sources.begin(pos.line);
         let entry = self.directive() == Some(".entry");
         self.advance()?;
         let returns = if entry {
@@ -331,7 +336,7 @@ impl<'a> Parser<'a> {
                     self.advance()?;
                     self.expect_u32("a register count")?;
                 }
-                ".pragma" | ".loc" | ".file" => self.skip_hint(directive)?,
+                ".pragma" | ".loc" | ".file" => self.hint(directive)?,
                 _ => return Err(pos.unsupported(format!("directive `{directive}`"))),
             }
         }

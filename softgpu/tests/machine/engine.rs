@@ -264,6 +264,7 @@ fn a_bug_of_the_host_is_reported_and_survived() {
         req_threads: None,
         req_cluster: None,
         registers: 0,
+        sources: Arc::default(),
         calls: Calls::default(),
     };
     let broken = Arc::new(Kernel::new(function).unwrap());

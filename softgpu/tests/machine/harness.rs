@@ -19,7 +19,12 @@ pub(crate) fn kernel(params: usize, body: &str) -> Arc<Kernel> {
         ".version 9.0\n.target sm_90a\n.address_size 64\n.visible .entry k({})\n{{\n{body}\n}}\n",
         list.join(", ")
     );
-    let module = ptx::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    compile(&text)
+}
+
+/// Compiles the first entry of a module.
+pub(crate) fn compile(text: &str) -> Arc<Kernel> {
+    let module = ptx::parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let functions = lower(&module, &|_| None).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let function = functions.into_iter().next().unwrap();
     Arc::new(Kernel::new(function).unwrap_or_else(|error| panic!("{error}\n{text}")))

@@ -13,6 +13,7 @@ mod harness;
 mod multimem;
 mod ring;
 mod seeds;
+mod source;
 mod spin;
 mod sync;
 mod warp;

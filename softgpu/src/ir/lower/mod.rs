@@ -34,6 +34,8 @@ mod special;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use crate::error::PtxError;
 use crate::ir::{Class, Function, Special, Ty};
 use crate::ptx::Module;
@@ -108,6 +110,7 @@ fn entry(context: &Context<'_>, index: usize) -> Result<Function, PtxError> {
         req_threads: source.req_threads,
         req_cluster: source.req_cluster,
         registers,
+        sources: Arc::clone(context.module.sources()),
         calls: program.calls,
     })
 }

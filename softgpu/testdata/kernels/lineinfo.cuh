@@ -1,0 +1,4 @@
+__device__ __forceinline__ void put(int* at, int i)
+{
+    at[i] = i;
+}
