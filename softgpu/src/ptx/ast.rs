@@ -67,6 +67,8 @@ pub(crate) struct RegDecl {
     pub(crate) ty: Ty,
     /// `%r<count>` declares `%r0` to `%r(count-1)`.
     pub(crate) count: Option<u32>,
+    /// Elements: 2 or 4 of a vector, else 1.
+    pub(crate) vector: u32,
 }
 
 /// The base of `[…]`.

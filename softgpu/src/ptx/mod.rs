@@ -11,6 +11,7 @@ pub(crate) mod lexer;
 mod parser;
 mod source;
 mod variable;
+mod vector_register;
 
 pub use ast::Linkage;
 pub(crate) use globals::number_bits;
@@ -93,12 +94,15 @@ impl Module {
 /// checked by [`crate::ir::lower::lower`].
 pub fn parse(text: &str) -> Result<Module, PtxError> {
     let mut parser = parser::Parser::new(text)?;
-    let parsed = parser.module()?;
+    let mut parsed = parser.module()?;
     let Some(version) = parsed.version else {
         return Err(lexer::Pos { line: 1, column: 1 }.syntax("`.version` is missing"));
     };
     let sources = Arc::new(parser.sources);
-    let words = parser.lexer.names.into_words();
+    let mut words = parser.lexer.names.into_words();
+    if parser.has_vectors {
+        vector_register::expand(&mut parsed.functions, &mut words);
+    }
     let word = |sym: lexer::Sym| words.get(sym.0 as usize).map_or("?", |w| w);
     let globals = globals::collect(&parsed, &word)?;
     Ok(Module {

@@ -16,6 +16,8 @@ pub(crate) struct Parser<'a> {
     /// The token under the cursor.
     pub(crate) token: Token,
     pub(crate) sources: Sources,
+    /// There are registers that are vectors.
+    pub(crate) has_vectors: bool,
 }
 
 /// Everything a text declares.
@@ -36,6 +38,7 @@ impl<'a> Parser<'a> {
             lexer,
             token,
             sources: Sources::default(),
+            has_vectors: false,
         })
     }
 

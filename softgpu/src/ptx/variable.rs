@@ -327,15 +327,27 @@ impl Parser<'_> {
         Ok((symbol, self.offset()?))
     }
 
-    /// `.reg .type name, name<count>;` with the cursor after `.reg`.
+    /// `.reg [.v2] .type name, name<count>;` with the cursor after `.reg`.
     pub(crate) fn registers(&mut self, out: &mut Vec<RegDecl>) -> Result<(), PtxError> {
         let pos = self.pos();
+        let vector = match self.directive() {
+            Some(".v2") => 2,
+            Some(".v4") => 4,
+            _ => 1,
+        };
+        if vector > 1 {
+            self.has_vectors = true;
+            self.advance()?;
+        }
         let Some(directive) = self.directive() else {
             return self.expected("a register type");
         };
         let Some(ty) = declared_type(directive) else {
             return Err(pos.unsupported(format!("register type `{directive}`")));
         };
+        if vector > 1 && (ty == Ty::Pred || vector * ty.bytes() > 16) {
+            return Err(pos.syntax("a vector of predicates or of more than 128 bits"));
+        }
         self.advance()?;
         loop {
             let name: Sym = self.expect_word("a register name")?;
@@ -343,13 +355,20 @@ impl Parser<'_> {
             if self.accept(b'<')? {
                 let pos = self.pos();
                 let found = self.expect_u32("a register count")?;
-                if found > 1 << 22 {
-                    return Err(pos.syntax(format!("{found} registers are more than 2^22")));
+                // Each vector is written out.
+                let most = if vector > 1 { 1 << 16 } else { 1 << 22 };
+                if found > most {
+                    return Err(pos.syntax(format!("{found} registers are more than {most}")));
                 }
                 count = Some(found);
                 self.expect(b'>')?;
             }
-            out.push(RegDecl { name, ty, count });
+            out.push(RegDecl {
+                name,
+                ty,
+                count,
+                vector,
+            });
             if !self.accept(b',')? {
                 break;
             }
