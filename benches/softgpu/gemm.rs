@@ -2,7 +2,8 @@
 
 use hadal::device::{Buffer, Stream};
 use hadal::gemm::{
-    Bf16Matrix, Form, Fp8Gemm, Fp8Matrix, Fp8Weights, GemmDesc, GemmPlan, Groups, Operands, Shape,
+    Arithmetic, Form, Format, Gemm, GemmDesc, GemmPlan, Groups, Matrix, MatrixMut, Operands,
+    Output, Shape,
 };
 
 use crate::{Figure, Host, Result, best};
@@ -38,15 +39,17 @@ pub(crate) fn dense(stream: &Stream, host: &Host) -> Result<Figure> {
         form: Form::Dense { rows: m },
         n,
         k,
+        arithmetic: Arithmetic::E4M3_1D2D,
+        output: Output::Bf16,
         sms,
     };
-    let mut gemm = Fp8Gemm::new(stream.context(), GemmPlan::new(desc)?)?;
+    let mut gemm = Gemm::new(stream.context(), GemmPlan::new(desc)?)?;
     let time = best(|| {
         let mut operands = Operands {
-            a: Fp8Matrix::new(&a_codes, &a_scales, a)?,
-            b: Fp8Weights::new(&b_codes, &b_scales, b)?,
+            a: Matrix::fp8_rows(Format::E4m3, &a_codes, &a_scales, a)?,
+            b: Matrix::fp8_blocks(Format::E4m3, &b_codes, &b_scales, b)?,
             groups: Groups::None,
-            d: Bf16Matrix::new(&mut values, d)?,
+            d: MatrixMut::bf16(&mut values, d)?,
         };
         gemm.run(stream, &mut operands)?;
         Ok(stream.synchronize()?)

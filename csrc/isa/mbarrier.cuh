@@ -42,10 +42,11 @@ __device__ __forceinline__ void mbarrier_arrive_expect_tx(uint32_t barrier, uint
                  : "memory");
 }
 
-// One arrival on a barrier of another CTA of the cluster; `barrier` is a shared::cluster address
-// (see mapa). Order: release, cluster scope.
+// One arrival on a barrier of any CTA of the cluster; `barrier` is a shared::cluster address (see
+// mapa). Order: release, CTA scope only: cluster scope would cost a fence of all memory on sm_90a,
+// and who overwrites through the async proxy what was read through it needs none.
 __device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier) {
-    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier)
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier)
                  : "memory");
 }
 

@@ -22,6 +22,16 @@ __device__ __forceinline__ float ld_global_nc_f32(uint64_t address) {
     return value;
 }
 
+// Two f32, 8-byte aligned.
+__device__ __forceinline__ float2 ld_global_f32x2(uint64_t address) {
+    float2 value;
+    asm volatile("ld.global.v2.f32 {%0, %1}, [%2];"
+                 : "=f"(value.x), "=f"(value.y)
+                 : "l"(address)
+                 : "memory");
+    return value;
+}
+
 // 16 bytes that no thread of any kernel writes while this one runs.
 __device__ __forceinline__ uint4 ld_global_nc_v4(uint64_t address) {
     uint4 value;
@@ -63,6 +73,16 @@ __device__ __forceinline__ float ld_shared_f32(uint32_t address) {
     return value;
 }
 
+// Two f32 of shared memory, 8-byte aligned.
+__device__ __forceinline__ float2 ld_shared_f32x2(uint32_t address) {
+    float2 value;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+                 : "=f"(value.x), "=f"(value.y)
+                 : "r"(address)
+                 : "memory");
+    return value;
+}
+
 // 16 bytes of shared memory.
 __device__ __forceinline__ uint4 ld_shared_v4(uint32_t address) {
     uint4 value;
@@ -73,12 +93,27 @@ __device__ __forceinline__ uint4 ld_shared_v4(uint32_t address) {
     return value;
 }
 
+// Two f32 to shared memory, 8-byte aligned.
+__device__ __forceinline__ void st_shared_f32x2(uint32_t address, float2 value) {
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(value.x), "f"(value.y)
+                 : "memory");
+}
+
 // Four 8x8 matrices of 16-bit elements from the registers of a converged warp to shared memory.
 // Lane l gives in `address` where row l % 8 of matrix l / 8 begins (16-byte aligned). Register i of
 // lane l holds elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4 of matrix i.
 __device__ __forceinline__ void stmatrix_x4(uint32_t address, uint4 matrices) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
                  "r"(matrices.x), "r"(matrices.y), "r"(matrices.z), "r"(matrices.w)
+                 : "memory");
+}
+
+// Two 8x8 matrices, transposed: as above, but what a lane holds of a row goes to a column. Lanes 0
+// to 15 give the addresses.
+__device__ __forceinline__ void stmatrix_x2_trans(uint32_t address, uint32_t first,
+                                                  uint32_t second) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(address),
+                 "r"(first), "r"(second)
                  : "memory");
 }
 

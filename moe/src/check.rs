@@ -9,7 +9,7 @@ use crate::config::{BLOCK, Config};
 use crate::oracle;
 use hadal_reference::combine::combine;
 use hadal_reference::compare::{Bounded, Comparison};
-use hadal_reference::gemm::{self, Operand, Output};
+use hadal_reference::gemm::{Operand, Output, gemm_bounded};
 use hadal_reference::layer::logits;
 use hadal_reference::quantise::{CodeCheck, check_row};
 use hadal_reference::swiglu::swiglu_row;
@@ -301,19 +301,9 @@ fn routing_differs(
 
 fn check_gemm(a: &Quantised, b: &Projection, got: &[bf16]) -> Comparison {
     let scales: Vec<f32> = (0..a.rows).flat_map(|row| a.row(row).1).collect();
-    let expected = gemm::fp8_gemm_1d2d(
-        Operand {
-            codes: &a.codes,
-            scales: &scales,
-            rows: a.rows,
-            row_block: 1,
-        },
-        Operand {
-            codes: &b.codes,
-            scales: &b.scales,
-            rows: b.rows,
-            row_block: BLOCK,
-        },
+    let expected = gemm_bounded(
+        &Operand::e4m3(&a.codes, &scales, a.rows, 1),
+        &Operand::e4m3(&b.codes, &b.scales, b.rows, BLOCK),
         b.columns,
         Output::Bf16,
     );

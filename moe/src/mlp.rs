@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::timer::Timer;
 use hadal::device::{Buffer, Stream};
 use hadal::gemm::{
-    Bf16Matrix, Form, Fp8Gemm, Fp8Matrix, Fp8Weights, GemmDesc, GemmPlan, Groups, Operands, Shape,
-    scale_stride,
+    Arithmetic, Form, Format, Gemm, GemmDesc, GemmPlan, Groups, Matrix, MatrixMut, Operands,
+    Output, Shape, scale_stride,
 };
 use hadal::moe::{SwigluDesc, SwigluOperands, SwigluPlan};
 use half::bf16;
@@ -79,8 +79,9 @@ impl Weights {
         })
     }
 
-    fn view(&self) -> Result<Fp8Weights<'_>> {
-        Fp8Weights::new(&self.codes, &self.scales, self.shape).map_err(Error::device("weights"))
+    fn view(&self) -> Result<Matrix<'_>> {
+        Matrix::fp8_blocks(Format::E4m3, &self.codes, &self.scales, self.shape)
+            .map_err(Error::device("weights"))
     }
 }
 
@@ -99,9 +100,9 @@ pub(crate) struct Mlp {
     rows: Rows,
     gate_up_weights: Weights,
     down_weights: Weights,
-    gate_up: Fp8Gemm,
+    gate_up: Gemm,
     swiglu: SwigluPlan,
-    down: Fp8Gemm,
+    down: Gemm,
     gate_up_out: Buffer<bf16>,
     codes: Buffer<u8>,
     scales: Buffer<f32>,
@@ -130,10 +131,12 @@ impl Mlp {
                 form,
                 n: shape.rows,
                 k: shape.columns,
+                arithmetic: Arithmetic::E4M3_1D2D,
+                output: Output::Bf16,
                 sms,
             };
             let plan = GemmPlan::new(desc).map_err(Error::device("plan of a GEMM"))?;
-            Fp8Gemm::new(context, plan).map_err(Error::device("loading a GEMM"))
+            Gemm::new(context, plan).map_err(Error::device("loading a GEMM"))
         };
         let (groups, slot) = (
             gate_up_weights.shape.slots as usize,
@@ -187,8 +190,8 @@ impl Mlp {
         };
         let (first, second) = (self.gate_up_weights.shape, self.down_weights.shape);
 
-        let a = Fp8Matrix::new(codes, scales, slots(first, first.columns));
-        let d = Bf16Matrix::new(&mut self.gate_up_out, slots(first, first.rows));
+        let a = Matrix::fp8_rows(Format::E4m3, codes, scales, slots(first, first.columns));
+        let d = MatrixMut::bf16(&mut self.gate_up_out, slots(first, first.rows));
         let mut operands = Operands {
             a: a.map_err(Error::device("input of the gate+up GEMM"))?,
             b: self.gate_up_weights.view()?,
@@ -211,8 +214,13 @@ impl Mlp {
             .map_err(Error::device(swiglu))?;
         timer.mark(stream, swiglu)?;
 
-        let a = Fp8Matrix::new(&self.codes, &self.scales, slots(second, second.columns));
-        let d = Bf16Matrix::new(&mut self.down_out, slots(second, second.rows));
+        let a = Matrix::fp8_rows(
+            Format::E4m3,
+            &self.codes,
+            &self.scales,
+            slots(second, second.columns),
+        );
+        let d = MatrixMut::bf16(&mut self.down_out, slots(second, second.rows));
         let mut operands = Operands {
             a: a.map_err(Error::device("input of the down GEMM"))?,
             b: self.down_weights.view()?,

@@ -9,7 +9,7 @@ use hadal_moe::checkpoint::{Checkpoint, ExpertWeights, LayerWeights, read_hidden
 use hadal_moe::config::Config;
 use hadal_moe::{forward, oracle, seeded};
 use hadal_reference::fp8::e4m3_from_f64;
-use hadal_reference::gemm::{self, Operand, Output};
+use hadal_reference::gemm::{Operand, Output, gemm_bounded};
 use hadal_reference::layer::logits;
 use hadal_reference::swiglu::swiglu_row;
 use hadal_reference::{combine, quantise};
@@ -74,19 +74,9 @@ fn product(a: &Quantised, b: &hadal_moe::checkpoint::Projection) -> Vec<bf16> {
     let Scales::RowMajor(scales) = &a.scales else {
         panic!("row-major here")
     };
-    let a = Operand {
-        codes: &a.codes,
-        scales,
-        rows: a.rows,
-        row_block: 1,
-    };
-    let operand = Operand {
-        codes: &b.codes,
-        scales: &b.scales,
-        rows: b.rows,
-        row_block: 128,
-    };
-    let exact = gemm::fp8_gemm_1d2d(a, operand, b.columns, Output::Bf16);
+    let a = Operand::e4m3(&a.codes, scales, a.rows, 1);
+    let operand = Operand::e4m3(&b.codes, &b.scales, b.rows, 128);
+    let exact = gemm_bounded(&a, &operand, b.columns, Output::Bf16);
     exact.iter().map(|e| bf16::from_f64(e.value)).collect()
 }
 

@@ -1,4 +1,4 @@
-//! The E4M3 format (OCP FP8, "fn" variant): 1 sign, 4 exponent bits (bias 7), 3 fraction bits;
+//! The FP8 formats. E4M3 (OCP FP8, "fn" variant): 1 sign, 4 exponent bits (bias 7), 3 fraction bits;
 //! no infinities, 0x7f and 0xff are NaN, largest finite value 448.
 
 use std::sync::LazyLock;
@@ -32,6 +32,32 @@ pub fn e4m3_exponent(code: u8) -> Option<i32> {
         _ if code & 0x7f == 0 => None,
         0 => Some(E4M3_MIN_EXPONENT),
         exponent => Some(i32::from(exponent) - 7),
+    }
+}
+
+/// Value of an E5M2 code (OCP FP8): 5 exponent bits (bias 15), 2 fraction bits, infinities and NaN as
+/// in IEEE 754.
+#[must_use]
+pub fn e5m2_to_f64(code: u8) -> f64 {
+    let sign = if code & 0x80 == 0 { 1.0 } else { -1.0 };
+    let exponent = i32::from(code >> 2 & 0x1f);
+    let fraction = f64::from(code & 3);
+    match (exponent, code & 3) {
+        (31, 0) => sign * f64::INFINITY,
+        (31, _) => f64::NAN,
+        (0, _) => sign * fraction / 4.0 * 2f64.powi(-14),
+        _ => sign * (1.0 + fraction / 4.0) * 2f64.powi(exponent - 15),
+    }
+}
+
+/// `⌊log2 |value|⌋` of a nonzero E5M2 code, not below the format's smallest exponent; `None` for
+/// zero.
+#[must_use]
+pub fn e5m2_exponent(code: u8) -> Option<i32> {
+    match code >> 2 & 0x1f {
+        _ if code & 0x7f == 0 => None,
+        0 => Some(-14),
+        exponent => Some(i32::from(exponent) - 15),
     }
 }
 

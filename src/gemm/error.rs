@@ -58,6 +58,47 @@ pub enum OperandError {
         /// The plan's.
         expected: u64,
     },
+    /// An operand has another format or scaling than the plan.
+    #[error("{what} has {found}, expected {expected}")]
+    Kind {
+        /// The operand.
+        what: &'static str,
+        /// What it has.
+        found: &'static str,
+        /// What the plan has.
+        expected: &'static str,
+    },
+    /// D overlaps an input.
+    #[error(
+        "D at {:#x}..{:#x} overlaps {what} at {:#x}..{:#x}",
+        d.start, d.end, bytes.start, bytes.end
+    )]
+    Overlap {
+        /// The input.
+        what: &'static str,
+        /// Its device addresses.
+        bytes: std::ops::Range<u64>,
+        /// Those of D.
+        d: std::ops::Range<u64>,
+    },
+    /// No kernel is compiled for these formats.
+    #[error("no kernel for {arithmetic:?}")]
+    NoTile {
+        /// Formats and scales.
+        arithmetic: super::Arithmetic,
+    },
+    /// A tile or cluster cannot compute the problem.
+    #[error("{tile} in clusters of {cluster:?} cannot compute the {form} form on {sms} SMs")]
+    Cluster {
+        /// Kernel of the tile.
+        tile: &'static str,
+        /// CTAs along m and n.
+        cluster: [u32; 2],
+        /// The form.
+        form: &'static str,
+        /// SMs.
+        sms: u32,
+    },
     /// The row-to-group operand does not belong to the plan's form.
     #[error("groups given as {found}, but the plan's form is {form}")]
     Form {

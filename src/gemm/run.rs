@@ -11,57 +11,82 @@
     reason = "launches a kernel whose contract is fulfilled here"
 )]
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use super::desc::{Arithmetic, BLOCK, Form, Output};
 use super::error::{GemmError, OperandError};
-use super::operand::{Bf16Matrix, Fp8Matrix, Fp8Weights, Groups};
-use super::plan::{BLOCK, Form, GemmPlan};
+use super::matrix::{Groups, Matrix, MatrixMut, MatrixScales, Shape, Values, ValuesMut};
+use super::plan::GemmPlan;
+use super::tile::Order;
 use crate::device::{Context, Element, Kernel, LaunchConfig, Stream, Swizzle, TensorMapDesc};
-use crate::params::{Fp8Gemm1d2dParams, TensorMap};
+use crate::params::{
+    GemmParams, HADAL_GEMM_BATCHED, HADAL_GEMM_CONTIGUOUS, HADAL_GEMM_K_GROUPED, HADAL_GEMM_MASKED,
+    HADAL_GEMM_OFFSETS, TensorMap,
+};
 
 /// What one call computes with.
 #[derive(Debug)]
 pub struct Operands<'a> {
-    /// A: slots, rows and K of the plan.
-    pub a: Fp8Matrix<'a>,
-    /// B: groups, N and K of the plan.
-    pub b: Fp8Weights<'a>,
-    /// Which rows belong to which group, as the plan's form demands.
+    /// A: `[slots, rows, k]`, by the plan's form.
+    pub a: Matrix<'a>,
+    /// B: `[groups, n, k]`; `[n, k]` in the dense and K-grouped forms.
+    pub b: Matrix<'a>,
+    /// Groups, as the form wants them.
     pub groups: Groups<'a>,
-    /// D: slots, rows and N of the plan. Rows that no group uses are not written.
-    pub d: Bf16Matrix<'a>,
+    /// D: `[slots, rows, n]`; `[groups, rows, n]` in the K-grouped form. It overlaps no other
+    /// operand.
+    pub d: MatrixMut<'a>,
 }
 
-/// A planned FP8 GEMM with its kernel loaded in one context.
-#[derive(Debug)]
-pub struct Fp8Gemm {
-    plan: GemmPlan,
-    kernel: Kernel,
-    bound: Option<(Key, Fp8Gemm1d2dParams)>,
-}
-
-/// What the encoded parameters depend on beyond the plan.
+/// What the tensor maps and addresses of a launch depend on, besides the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Key {
     a: u64,
-    scale_a: u64,
-    scale_stride: u32,
     b: u64,
-    scale_b: u64,
+    scale_a: Scale,
+    scale_b: Scale,
     groups: u64,
     d: u64,
 }
 
-impl Fp8Gemm {
+/// Address of scales, and their stride (of lines, rows, or 0).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Scale {
+    address: u64,
+    stride: u32,
+}
+
+impl Scale {
+    fn of(scales: &MatrixScales<'_>) -> Self {
+        let (address, stride) = match scales {
+            MatrixScales::None => (0, 0),
+            MatrixScales::Blocks(values) => (values.address(), 0),
+            MatrixScales::Rows { values, stride } | MatrixScales::Channel { values, stride } => {
+                (values.address(), *stride)
+            }
+        };
+        Self { address, stride }
+    }
+}
+
+/// A planned GEMM with its kernel loaded in one context.
+#[derive(Debug)]
+pub struct Gemm {
+    plan: GemmPlan,
+    kernel: Kernel,
+    bound: Option<(Key, GemmParams)>,
+}
+
+impl Gemm {
     /// Loads the plan's kernel.
     ///
     /// # Errors
     /// A driver error.
     pub fn new(context: &Arc<Context>, plan: GemmPlan) -> Result<Self, GemmError> {
-        let kernel = context.kernel(plan.kernel)?;
         Ok(Self {
             plan,
-            kernel,
+            kernel: context.kernel(plan.tile.kernel)?,
             bound: None,
         })
     }
@@ -72,37 +97,38 @@ impl Fp8Gemm {
         &self.plan
     }
 
-    /// Enqueues the product on `stream` and returns; nothing is waited for. May begin while the
-    /// previous kernel of the stream ends (programmatic dependent launch): the kernel itself waits
-    /// before it touches memory.
+    /// Enqueues the product on `stream` and returns; nothing is waited for.
+    ///
+    /// Rows of D that no group owns are not written.
     ///
     /// # Errors
-    /// [`OperandError::Shape`] and [`OperandError::Form`] when an operand does not fit the plan,
-    /// [`OperandError::WrongContext`], or a driver error. Errors of the execution appear at a later
-    /// synchronisation.
+    /// An operand of another shape, format or scaling than the plan's, D overlapping an input,
+    /// memory of another context than the stream's, or a driver error: then nothing is launched.
+    /// Errors of the execution appear at a later synchronisation.
     pub fn run(&mut self, stream: &Stream, operands: &mut Operands<'_>) -> Result<(), GemmError> {
+        check_kinds(&self.plan, operands)?;
         check_shapes(&self.plan, operands)?;
-        check_contexts(stream, operands)?;
+        check_memory(stream, operands)?;
         let groups = groups_address(&self.plan, operands.groups)?;
         if self.plan.grid == 0 {
             return Ok(());
         }
         let key = Key {
-            a: operands.a.codes.address(),
-            scale_a: operands.a.scales.address(),
-            scale_stride: operands.a.scale_stride,
-            b: operands.b.codes.address(),
-            scale_b: operands.b.scales.address(),
+            a: operands.a.address(),
+            b: operands.b.address(),
+            scale_a: Scale::of(&operands.a.scales),
+            scale_b: Scale::of(&operands.b.scales),
             groups,
-            d: operands.d.values.address(),
+            d: operands.d.address(),
         };
         let params = match self.bound {
             Some((bound, params)) if bound == key => params,
-            _ => encode(&self.plan, key)?,
+            _ => encode(&self.plan, &key)?,
         };
         self.bound = Some((key, params));
         let config = LaunchConfig {
             pdl: true,
+            cluster: [self.plan.cluster[0] * self.plan.cluster[1], 1, 1],
             ..LaunchConfig::new(&self.kernel, [self.plan.grid, 1, 1])
         };
         // SAFETY: (1) every range was checked against the plan's shape, and views are valid on the
@@ -124,92 +150,235 @@ fn same(what: &'static str, found: u32, expected: u32) -> Result<(), OperandErro
     })
 }
 
+fn same_kind(
+    what: &'static str,
+    found: &'static str,
+    expected: &'static str,
+) -> Result<(), OperandError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(OperandError::Kind {
+        what,
+        found,
+        expected,
+    })
+}
+
+fn check_kinds(plan: &GemmPlan, operands: &Operands<'_>) -> Result<(), OperandError> {
+    let desc = &plan.desc;
+    let (rows, blocks) = ("scales per 1x128", "scales per 128x128");
+    let [scales_a, scales_b] = match desc.arithmetic {
+        Arithmetic::Fp8Block1d2d { .. } => [rows, blocks],
+        Arithmetic::Fp8Block1d1d { .. } => [rows, rows],
+        Arithmetic::Fp8Channel { .. } => ["channel scales"; 2],
+        Arithmetic::Bf16 => ["no scales"; 2],
+    };
+    let Operands { a, b, d, .. } = operands;
+    same_kind("A", a.format.name(), desc.arithmetic.a().name())?;
+    same_kind("B", b.format.name(), desc.arithmetic.b().name())?;
+    same_kind("A", a.scales.name(), scales_a)?;
+    same_kind("B", b.scales.name(), scales_b)?;
+    let found = match d.values {
+        ValuesMut::Bf16(_) => "BF16",
+        ValuesMut::F32(_) => "F32",
+    };
+    let expected = match desc.output {
+        Output::Bf16 => "BF16",
+        Output::F32 | Output::AddF32 => "F32",
+    };
+    same_kind("D", found, expected)
+}
+
 fn check_shapes(plan: &GemmPlan, operands: &Operands<'_>) -> Result<(), OperandError> {
     let desc = plan.desc;
-    let (rows, slots, groups) = (desc.form.rows(), desc.form.slots(), desc.form.groups());
-    let (a, b, d) = (operands.a.shape, operands.b.shape, operands.d.shape);
-    same("slots of A", a.slots, slots)?;
-    same("rows of A", a.rows, rows)?;
+    let form = desc.form;
+    let (a, b, d): (Shape, Shape, Shape) = (operands.a.shape, operands.b.shape, operands.d.shape);
+    same("slots of A", a.slots, form.a_slots())?;
+    same("rows of A", a.rows, form.rows())?;
     same("K of A", a.columns, desc.k)?;
-    same("groups of B", b.slots, groups)?;
+    same("groups of B", b.slots, form.b_slots())?;
     same("N of B", b.rows, desc.n)?;
     same("K of B", b.columns, desc.k)?;
-    same("slots of D", d.slots, slots)?;
-    same("rows of D", d.rows, rows)?;
+    same("slots of D", d.slots, form.d_slots())?;
+    same("rows of D", d.rows, form.rows())?;
     same("N of D", d.columns, desc.n)
 }
 
-fn check_contexts(stream: &Stream, operands: &Operands<'_>) -> Result<(), OperandError> {
-    let Operands { a, b, groups, d } = operands;
-    let groups = match groups {
-        Groups::None => None,
-        Groups::OfRows(view) | Groups::Counts(view) => Some(("groups", view.context())),
+/// Contexts, and that D overlaps nothing.
+fn check_memory(stream: &Stream, operands: &Operands<'_>) -> Result<(), OperandError> {
+    let (d_context, d) = match &operands.d.values {
+        ValuesMut::Bf16(view) => (view.context(), view.bytes()),
+        ValuesMut::F32(view) => (view.context(), view.bytes()),
     };
-    let operands = [
-        ("codes of A", a.codes.context()),
-        ("scales of A", a.scales.context()),
-        ("codes of B", b.codes.context()),
-        ("scales of B", b.scales.context()),
-        ("D", d.values.context()),
+    let check = |what, context: &Arc<Context>, bytes: Range<u64>| {
+        if !Arc::ptr_eq(context, stream.context()) {
+            return Err(OperandError::WrongContext { what });
+        }
+        if bytes.start < d.end && d.start < bytes.end {
+            let d = d.clone();
+            return Err(OperandError::Overlap { what, bytes, d });
+        }
+        Ok(())
+    };
+    check("D", d_context, 0..0)?;
+    let sides = [
+        (&operands.a, "A", "scales of A"),
+        (&operands.b, "B", "scales of B"),
     ];
-    let foreign = operands
-        .into_iter()
-        .chain(groups)
-        .find(|(_, context)| !Arc::ptr_eq(context, stream.context()));
-    match foreign {
-        Some((what, _)) => Err(OperandError::WrongContext { what }),
-        None => Ok(()),
+    for (matrix, name, scales) in sides {
+        match &matrix.values {
+            Values::Codes(view) => check(name, view.context(), view.bytes())?,
+            Values::Bf16(view) => check(name, view.context(), view.bytes())?,
+        }
+        match &matrix.scales {
+            MatrixScales::None => {}
+            MatrixScales::Blocks(values)
+            | MatrixScales::Rows { values, .. }
+            | MatrixScales::Channel { values, .. } => {
+                check(scales, values.context(), values.bytes())?;
+            }
+        }
+    }
+    match &operands.groups {
+        Groups::None => Ok(()),
+        Groups::OfRows(view) | Groups::Counts(view) | Groups::Offsets(view) => {
+            check("groups", view.context(), view.bytes())
+        }
     }
 }
 
 /// The address that the kernel gets, after the operand was checked against the form.
 fn groups_address(plan: &GemmPlan, groups: Groups<'_>) -> Result<u64, OperandError> {
     let (view, len) = match (plan.desc.form, groups) {
-        (Form::Dense { .. }, Groups::None) => return Ok(0),
-        (Form::Contiguous { rows, .. }, Groups::OfRows(view)) => (view, rows),
-        (Form::Masked { groups, .. }, Groups::Counts(view)) => (view, groups),
+        (Form::Dense { .. } | Form::Batched { .. }, Groups::None) => return Ok(0),
+        (Form::Contiguous { rows, .. }, Groups::OfRows(view)) => (view, rows.into()),
+        (Form::Masked { groups, .. }, Groups::Counts(view)) => (view, groups.into()),
+        (Form::Offsets { groups, .. } | Form::KGrouped { groups, .. }, Groups::Offsets(view)) => {
+            (view, u64::from(groups) + 1)
+        }
         (form, given) => {
             return Err(OperandError::Form {
-                found: match given {
-                    Groups::None => "none",
-                    Groups::OfRows(_) => "groups of rows",
-                    Groups::Counts(_) => "counts",
-                },
+                found: given.name(),
                 form: form.name(),
             });
         }
     };
-    view.check("groups", len.into(), 4)?;
+    view.check("groups", len, 4)?;
     Ok(view.address())
 }
 
-fn encode(plan: &GemmPlan, key: Key) -> Result<Fp8Gemm1d2dParams, GemmError> {
-    let desc = plan.desc;
-    let form = desc.form;
-    let k_blocks = desc.k / BLOCK;
-    let (rows, k) = (u64::from(form.rows()), u64::from(desc.k));
-    let codes = |address, rows: u64, box_rows: u32| {
-        let (shape, tile) = ([rows, k], [box_rows, BLOCK]);
-        TensorMapDesc::matrix(Element::U8, address, shape, k, tile, Swizzle::B128).encode()
-    };
-    let scale_map = || {
-        let lines = u64::from(form.slots()) * u64::from(k_blocks);
-        let (shape, tile) = ([lines, rows], [1, plan.tile.rows()]);
-        let pitch = u64::from(key.scale_stride) * 4;
-        TensorMapDesc::matrix(Element::F32, key.scale_a, shape, pitch, tile, Swizzle::None).encode()
-    };
-    let a: TensorMap = codes(key.a, u64::from(form.slots()) * rows, plan.tile.rows())?;
-    let b = codes(key.b, u64::from(form.groups()) * u64::from(desc.n), BLOCK)?;
-    Ok(Fp8Gemm1d2dParams {
-        a,
-        b,
-        scale_a: scale_map()?,
-        scale_b: key.scale_b,
-        d: key.d,
+/// High word of a wgmma descriptor: 128-byte swizzle, 1024 bytes between groups of eight rows.
+const DESCRIPTOR_HIGH: u32 = 1 << 30 | 1024 >> 4;
+
+fn encode(plan: &GemmPlan, key: &Key) -> Result<GemmParams, GemmError> {
+    let desc = &plan.desc;
+    let (form, tile, [cluster_m, cluster_n]) = (desc.form, &plan.tile, plan.cluster);
+    let wide = u64::from;
+    let channel = matches!(desc.arithmetic, Arithmetic::Fp8Channel { .. });
+    let stride = |scale: Scale| if channel { scale.stride } else { 0 };
+    Ok(GemmParams {
+        a: operand_map(
+            plan,
+            key.a,
+            wide(form.a_slots()) * wide(form.rows()),
+            tile.m / cluster_n,
+        )?,
+        b: operand_map(
+            plan,
+            key.b,
+            wide(form.b_slots()) * wide(desc.n),
+            tile.n / cluster_m,
+        )?,
+        scale_a: scale_map(plan, key.scale_a, [form.a_slots(), form.rows()], tile.m)?,
+        scale_b: scale_map(plan, key.scale_b, [form.b_slots(), desc.n], tile.n)?,
+        d: output_map(plan, key.d)?,
+        scale_a_values: key.scale_a.address,
+        scale_b_values: key.scale_b.address,
+        d_values: key.d,
         groups: key.groups,
+        descriptor_a: DESCRIPTOR_HIGH,
+        form: match form {
+            Form::Dense { .. } | Form::Batched { .. } => HADAL_GEMM_BATCHED,
+            Form::Contiguous { .. } => HADAL_GEMM_CONTIGUOUS,
+            Form::Offsets { .. } => HADAL_GEMM_OFFSETS,
+            Form::Masked { .. } => HADAL_GEMM_MASKED,
+            Form::KGrouped { .. } => HADAL_GEMM_K_GROUPED,
+        },
+        descriptor_b: DESCRIPTOR_HIGH,
         m: form.rows(),
-        n_blocks: desc.n / BLOCK,
-        k_blocks,
+        n: desc.n,
+        k_blocks: desc.k_blocks(),
         group_count: form.groups(),
+        cluster_m,
+        cluster_n,
+        band: plan.band,
+        output_f32: u32::from(desc.output != Output::Bf16),
+        accumulate: u32::from(desc.output == Output::AddF32),
+        scale_a_stride: stride(key.scale_a),
+        scale_b_stride: stride(key.scale_b),
     })
+}
+
+/// A or B: boxes of one stage.
+fn operand_map(
+    plan: &GemmPlan,
+    address: u64,
+    rows: u64,
+    box_rows: u32,
+) -> Result<TensorMap, GemmError> {
+    let desc = &plan.desc;
+    let element = match desc.arithmetic {
+        Arithmetic::Bf16 => Element::Bf16,
+        _ => Element::U8,
+    };
+    let (shape, tile) = ([rows, desc.k.into()], [box_rows, desc.arithmetic.stage_k()]);
+    let pitch = u64::from(desc.k * desc.arithmetic.element_bytes());
+    let map = TensorMapDesc::matrix(element, address, shape, pitch, tile, Swizzle::B128);
+    Ok(map.encode()?)
+}
+
+/// M-major scales: boxes of one line of a tile. Nothing where there are none.
+fn scale_map(
+    plan: &GemmPlan,
+    scale: Scale,
+    [slots, rows]: [u32; 2],
+    box_rows: u32,
+) -> Result<TensorMap, GemmError> {
+    let staged = matches!(
+        plan.desc.arithmetic,
+        Arithmetic::Fp8Block1d2d { .. } | Arithmetic::Fp8Block1d1d { .. }
+    );
+    if !staged || scale.stride == 0 {
+        return Ok(TensorMap::default());
+    }
+    let lines = u64::from(slots) * u64::from(plan.desc.k.div_ceil(BLOCK));
+    let (shape, tile) = ([lines, rows.into()], [1, box_rows]);
+    let pitch = u64::from(scale.stride) * 4;
+    let map = TensorMapDesc::matrix(
+        Element::F32,
+        scale.address,
+        shape,
+        pitch,
+        tile,
+        Swizzle::None,
+    );
+    Ok(map.encode()?)
+}
+
+/// D: boxes of 16 rows of 128 bytes. Nothing for swapped operands, which are stored row by row.
+fn output_map(plan: &GemmPlan, address: u64) -> Result<TensorMap, GemmError> {
+    if plan.tile.order == Order::Swapped {
+        return Ok(TensorMap::default());
+    }
+    let desc = &plan.desc;
+    let (element, bytes) = match desc.output {
+        Output::Bf16 => (Element::Bf16, 2),
+        Output::F32 | Output::AddF32 => (Element::F32, 4),
+    };
+    let rows = u64::from(desc.form.d_slots()) * u64::from(desc.form.rows());
+    let (shape, tile) = ([rows, desc.n.into()], [16, 128 / bytes]);
+    let pitch = u64::from(desc.n * bytes);
+    let map = TensorMapDesc::matrix(element, address, shape, pitch, tile, Swizzle::B128);
+    Ok(map.encode()?)
 }

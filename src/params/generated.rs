@@ -19,6 +19,11 @@ pub const HADAL_EP_FAULT_INDEX: u32 = 3;
 pub const HADAL_EP_FAULT_SLOTS: u32 = 4;
 pub const HADAL_EP_FAULT_ROWS: u32 = 5;
 pub const HADAL_EP_FAULT_PROTOCOL: u32 = 6;
+pub const HADAL_GEMM_BATCHED: u32 = 0;
+pub const HADAL_GEMM_MASKED: u32 = 1;
+pub const HADAL_GEMM_CONTIGUOUS: u32 = 2;
+pub const HADAL_GEMM_OFFSETS: u32 = 3;
+pub const HADAL_GEMM_K_GROUPED: u32 = 4;
 pub const HADAL_ROUTE_MAX_EXPERTS: u32 = 256;
 pub const HADAL_ROUTE_MAX_GROUPS: u32 = 32;
 pub const HADAL_ROUTE_MAX_TOP_K: u32 = 16;
@@ -331,51 +336,92 @@ const _: () = {
 #[repr(C)]
 #[repr(align(128))]
 #[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
-pub struct Fp8Gemm1d2dParams {
-    #[doc = " A, e4m3 \\[rows, K\\]: box 128 x tile M, swizzle 128 bytes. rows is m, or group_count * m in the\n masked form."]
+pub struct GemmParams {
+    #[doc = " A \\[rows, K\\], K-major: box 128 bytes x (tile M / cluster_n), swizzle 128 bytes."]
     pub a: TensorMap,
-    #[doc = " B, e4m3 \\[group_count * N, K\\]: box 128 x 128, swizzle 128 bytes."]
+    #[doc = " B \\[group_count * n, K\\], or \\[n, K\\] when K is grouped: box 128 bytes x (tile N / cluster_m),\n swizzle 128 bytes."]
     pub b: TensorMap,
-    #[doc = " Scales of A, f32 \\[K / 128, m\\], or \\[group_count * K / 128, m\\] in the masked form; row stride a\n multiple of 16 bytes: box tile M x 1, no swizzle."]
+    #[doc = " Scales of A, f32 \\[slots * K blocks, m\\]; row stride a multiple of 16 bytes: box tile M x 1, no\n swizzle. Block and vector scales only."]
     pub scale_a: TensorMap,
-    #[doc = " Device address of the scales of B, f32 \\[group_count, N / 128, K / 128\\], contiguous."]
-    pub scale_b: u64,
-    #[doc = " Device address of D, BF16 \\[rows, N\\], contiguous, 16-byte aligned."]
-    pub d: u64,
-    #[doc = " Device address of int32. Contiguous: the group of each row \\[m\\], negative = padding. Masked:\n the rows in use of each group \\[group_count\\]. Dense: 0."]
+    #[doc = " Scales of B, f32 \\[K blocks, n\\], of the 1d1d kernels: box tile N x 1, no swizzle."]
+    pub scale_b: TensorMap,
+    #[doc = " D \\[rows, n\\]: box 128 bytes x 16, swizzle 128 bytes."]
+    pub d: TensorMap,
+    #[doc = " channel scales only: f32, one per row or one in all"]
+    pub scale_a_values: u64,
+    #[doc = " 1d2d: f32 \\[group_count, ceil(n / 128), k_blocks\\]; channel scales: one\n per group and column or one in all"]
+    pub scale_b_values: u64,
+    #[doc = " BF16 or f32 \\[rows, n\\], contiguous, 16-byte aligned"]
+    pub d_values: u64,
+    #[doc = " int32, as the form says; 0 when batched"]
     pub groups: u64,
-    #[doc = " rows of A (dense, contiguous), or of each group's slot (masked)"]
+    #[doc = " High words of the operands' wgmma descriptors: 128-byte swizzle, 1024 bytes between groups of\n eight rows. The kernel knows them, the compiler must not: it would materialise a known\n constant anew for every wgmma, and keeps an unknown one in its register. (Not side by side:\n loaded as a pair they would have to be copied too.)"]
+    pub descriptor_a: u32,
+    #[doc = " HADAL_GEMM_*"]
+    pub form: u32,
+    pub descriptor_b: u32,
+    #[doc = " rows of A, or of a slot"]
     pub m: u32,
-    #[doc = " N / 128"]
-    pub n_blocks: u32,
-    #[doc = " K / 128"]
+    #[doc = " columns of D"]
+    pub n: u32,
+    #[doc = " blocks of 128 bytes of K, the last perhaps partial"]
     pub k_blocks: u32,
-    #[doc = " 1 in the dense form"]
     pub group_count: u32,
+    #[doc = " CTAs of a cluster along m: they share B"]
+    pub cluster_m: u32,
+    #[doc = " CTAs of a cluster along n: they share A"]
+    pub cluster_n: u32,
+    #[doc = " super-tiles along m that are computed together"]
+    pub band: u32,
+    #[doc = " D is f32"]
+    pub output_f32: u32,
+    #[doc = " add to the f32 in D"]
+    pub accumulate: u32,
+    #[doc = " channel scales: 1, or 0 when there is one in all"]
+    pub scale_a_stride: u32,
+    pub scale_b_stride: u32,
 }
 const _: () = {
-    ["Size of Fp8Gemm1d2dParams"][::core::mem::size_of::<Fp8Gemm1d2dParams>() - 512usize];
-    ["Alignment of Fp8Gemm1d2dParams"][::core::mem::align_of::<Fp8Gemm1d2dParams>() - 128usize];
-    ["Offset of field: Fp8Gemm1d2dParams::a"]
-        [::core::mem::offset_of!(Fp8Gemm1d2dParams, a) - 0usize];
-    ["Offset of field: Fp8Gemm1d2dParams::b"]
-        [::core::mem::offset_of!(Fp8Gemm1d2dParams, b) - 128usize];
-    ["Offset of field: Fp8Gemm1d2dParams::scale_a"]
-        [::core::mem::offset_of!(Fp8Gemm1d2dParams, scale_a) - 256usize];
-    ["Offset of field: Fp8Gemm1d2dParams::scale_b"]
-        [::core::mem::offset_of!(Fp8Gemm1d2dParams, scale_b) - 384usize];
-    ["Offset of field: Fp8Gemm1d2dParams::d"]
-        [::core::mem::offset_of!(Fp8Gemm1d2dParams, d) - 392usize];
-    ["Offset of field: Fp8Gemm1d2dParams::groups"]
-        [::core::mem::offset_of!(Fp8Gemm1d2dParams, groups) - 400usize];
-    ["Offset of field: Fp8Gemm1d2dParams::m"]
-        [::core::mem::offset_of!(Fp8Gemm1d2dParams, m) - 408usize];
-    ["Offset of field: Fp8Gemm1d2dParams::n_blocks"]
-        [::core::mem::offset_of!(Fp8Gemm1d2dParams, n_blocks) - 412usize];
-    ["Offset of field: Fp8Gemm1d2dParams::k_blocks"]
-        [::core::mem::offset_of!(Fp8Gemm1d2dParams, k_blocks) - 416usize];
-    ["Offset of field: Fp8Gemm1d2dParams::group_count"]
-        [::core::mem::offset_of!(Fp8Gemm1d2dParams, group_count) - 420usize];
+    ["Size of GemmParams"][::core::mem::size_of::<GemmParams>() - 768usize];
+    ["Alignment of GemmParams"][::core::mem::align_of::<GemmParams>() - 128usize];
+    ["Offset of field: GemmParams::a"][::core::mem::offset_of!(GemmParams, a) - 0usize];
+    ["Offset of field: GemmParams::b"][::core::mem::offset_of!(GemmParams, b) - 128usize];
+    ["Offset of field: GemmParams::scale_a"]
+        [::core::mem::offset_of!(GemmParams, scale_a) - 256usize];
+    ["Offset of field: GemmParams::scale_b"]
+        [::core::mem::offset_of!(GemmParams, scale_b) - 384usize];
+    ["Offset of field: GemmParams::d"][::core::mem::offset_of!(GemmParams, d) - 512usize];
+    ["Offset of field: GemmParams::scale_a_values"]
+        [::core::mem::offset_of!(GemmParams, scale_a_values) - 640usize];
+    ["Offset of field: GemmParams::scale_b_values"]
+        [::core::mem::offset_of!(GemmParams, scale_b_values) - 648usize];
+    ["Offset of field: GemmParams::d_values"]
+        [::core::mem::offset_of!(GemmParams, d_values) - 656usize];
+    ["Offset of field: GemmParams::groups"][::core::mem::offset_of!(GemmParams, groups) - 664usize];
+    ["Offset of field: GemmParams::descriptor_a"]
+        [::core::mem::offset_of!(GemmParams, descriptor_a) - 672usize];
+    ["Offset of field: GemmParams::form"][::core::mem::offset_of!(GemmParams, form) - 676usize];
+    ["Offset of field: GemmParams::descriptor_b"]
+        [::core::mem::offset_of!(GemmParams, descriptor_b) - 680usize];
+    ["Offset of field: GemmParams::m"][::core::mem::offset_of!(GemmParams, m) - 684usize];
+    ["Offset of field: GemmParams::n"][::core::mem::offset_of!(GemmParams, n) - 688usize];
+    ["Offset of field: GemmParams::k_blocks"]
+        [::core::mem::offset_of!(GemmParams, k_blocks) - 692usize];
+    ["Offset of field: GemmParams::group_count"]
+        [::core::mem::offset_of!(GemmParams, group_count) - 696usize];
+    ["Offset of field: GemmParams::cluster_m"]
+        [::core::mem::offset_of!(GemmParams, cluster_m) - 700usize];
+    ["Offset of field: GemmParams::cluster_n"]
+        [::core::mem::offset_of!(GemmParams, cluster_n) - 704usize];
+    ["Offset of field: GemmParams::band"][::core::mem::offset_of!(GemmParams, band) - 708usize];
+    ["Offset of field: GemmParams::output_f32"]
+        [::core::mem::offset_of!(GemmParams, output_f32) - 712usize];
+    ["Offset of field: GemmParams::accumulate"]
+        [::core::mem::offset_of!(GemmParams, accumulate) - 716usize];
+    ["Offset of field: GemmParams::scale_a_stride"]
+        [::core::mem::offset_of!(GemmParams, scale_a_stride) - 720usize];
+    ["Offset of field: GemmParams::scale_b_stride"]
+        [::core::mem::offset_of!(GemmParams, scale_b_stride) - 724usize];
 };
 #[doc = " csrc/moe/route.cuh"]
 #[repr(C)]
@@ -678,14 +724,14 @@ impl super::KernelParams for FillParams {
     const NAME: &'static str = "hadal_fill_params";
 }
 
-impl Default for Fp8Gemm1d2dParams {
+impl Default for GemmParams {
     fn default() -> Self {
         bytemuck::Zeroable::zeroed()
     }
 }
 
-impl super::KernelParams for Fp8Gemm1d2dParams {
-    const NAME: &'static str = "hadal_fp8_gemm_1d2d_params";
+impl super::KernelParams for GemmParams {
+    const NAME: &'static str = "hadal_gemm_params";
 }
 
 impl Default for ProbeArithmeticParams {

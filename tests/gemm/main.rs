@@ -1,13 +1,15 @@
-//! The FP8 GEMM kernels on a device (software or not), every element against the f64 oracle.
+//! The GEMM kernels on a device (software or not): every element against the f64 oracle's bound and,
+//! bit for bit, against the modelled order of summation.
 #![expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "test sizes are small"
+    clippy::expect_used,
+    reason = "test sizes are small; helpers of tests, outside of test functions"
 )]
 
-mod bits;
-mod case;
-mod dense;
-mod grouped;
+mod device;
+mod forms;
 mod mutants;
 mod operands;
+mod problem;
+mod values;

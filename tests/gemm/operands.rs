@@ -1,55 +1,96 @@
 //! Operands that do not fit are refused with the number and the rule; bound operands may change.
+#![expect(unsafe_code, reason = "a view of memory that is in use already")]
 
 use hadal::device::Buffer;
 use hadal::gemm::{
-    Bf16Matrix, Form, Fp8Gemm, Fp8Matrix, Fp8Weights, GemmDesc, GemmPlan, Groups, Operands, Shape,
-    View, ViewMut,
+    Arithmetic, Form, Format, Gemm, GemmDesc, GemmPlan, Groups, Matrix, MatrixMut, OperandError,
+    Operands, Output, Shape, Tile, View, ViewMut,
 };
 use half::bf16;
 
-use crate::case::Device;
+use crate::device::Device;
 
 #[test]
 fn operands_are_checked() {
     let device = Device::open();
     let codes: Buffer<u8> = device.upload(&[0; 5 * 256 + 16]);
     let scales: Buffer<f32> = device.upload(&[1.0; 32]);
-    let a = |codes: View<'_, u8>, scales: View<'_, f32>, rows, k| {
-        Fp8Matrix::new(codes, scales, Shape::matrix(rows, k))
-            .map(|_| ())
-            .unwrap_err()
-            .to_string()
-    };
+    let error =
+        |result: Result<Matrix<'_>, OperandError>| result.map(|_| ()).unwrap_err().to_string();
     let view = View::from(&codes);
     let part = |range| view.slice(range).expect("inside");
     let lines = View::from(&scales);
-    assert_eq!(a(view, lines, 5, 192), "K = 192 is not a multiple of 128");
+    let rows = |codes, scales, rows, k| {
+        error(Matrix::fp8_rows(
+            Format::E4m3,
+            codes,
+            scales,
+            Shape::matrix(rows, k),
+        ))
+    };
+    let sixteen = View::from(&scales).slice(0..16).expect("inside");
     assert_eq!(
-        a(view, lines, 5, 256),
-        "codes of A: 1296 elements, expected 1280"
-    );
-    let error = a(part(8..1288), lines, 5, 256);
-    assert!(
-        error.starts_with("codes of A: address 0x") && error.ends_with("is not a multiple of 16")
+        rows(view, sixteen, 5, 200),
+        "columns = 200 is not a multiple of 16"
     );
     assert_eq!(
-        a(part(0..1280), lines, 5, 256),
-        "scales of A: 32 elements, expected 16"
-    );
-    let stride = Fp8Matrix::with_scale_stride(part(0..1280), lines, Shape::matrix(5, 256), 10);
-    assert_eq!(
-        stride.unwrap_err().to_string(),
-        "scale stride of A = 10 is not a multiple of 4"
-    );
-    let weights = Fp8Weights::new(view, lines, Shape::matrix(100, 256));
-    assert_eq!(
-        weights.unwrap_err().to_string(),
-        "N = 100 is not a multiple of 128"
+        rows(view, sixteen, 5, 256),
+        "codes: 1296 elements, expected 1280"
     );
     let outside = view.slice(0..2000).unwrap_err().to_string();
     assert_eq!(outside, "elements 0..2000 of a view of 1296");
+    let misaligned = rows(part(8..1288), sixteen, 5, 256);
+    assert!(misaligned.starts_with("codes: address 0x"), "{misaligned}");
+    assert!(
+        misaligned.ends_with("is not a multiple of 16"),
+        "{misaligned}"
+    );
+    assert_eq!(
+        rows(part(0..1280), lines, 5, 256),
+        "scales: 32 elements, expected 16"
+    );
+}
+
+#[test]
+fn scales_are_checked() {
+    let device = Device::open();
+    let codes: Buffer<u8> = device.upload(&[0; 5 * 256]);
+    let scales: Buffer<f32> = device.upload(&[1.0; 32]);
+    let (codes, lines) = (View::from(&codes), View::from(&scales));
+    let sixteen = lines.slice(0..16).expect("inside");
+    let error =
+        |result: Result<Matrix<'_>, OperandError>| result.map(|_| ()).unwrap_err().to_string();
+    let shape = Shape::matrix(5, 256);
+    let stride = |stride| {
+        error(Matrix::fp8_rows_with_stride(
+            Format::E4m3,
+            codes,
+            lines,
+            shape,
+            stride,
+        ))
+    };
+    assert_eq!(stride(10), "scale stride = 10 is not a multiple of 4");
+    assert_eq!(stride(4), "scale stride = 4, expected 5 to 4294967295");
+    assert_eq!(
+        error(Matrix::fp8_blocks(Format::E4m3, codes, lines, shape)),
+        "scales: 32 elements, expected 2"
+    );
+    assert_eq!(
+        error(Matrix::fp8_channel(Format::E4m3, codes, lines, shape)),
+        "scales: 32 elements, expected 5"
+    );
+    assert_eq!(
+        error(Matrix::fp8_rows(Format::Bf16, codes, sixteen, shape)),
+        "codes has BF16, expected E4M3 or E5M2"
+    );
+}
+
+#[test]
+fn outputs_are_checked() {
+    let device = Device::open();
     let mut d: Buffer<bf16> = device.upload(&[bf16::ZERO; 100]);
-    let d = Bf16Matrix::new(ViewMut::from(&mut d), Shape::matrix(1, 128));
+    let d = MatrixMut::bf16(ViewMut::from(&mut d), Shape::matrix(1, 128));
     assert_eq!(d.unwrap_err().to_string(), "D: 100 elements, expected 128");
 }
 
@@ -79,24 +120,32 @@ impl Small {
         }
     }
 
-    fn gemm(&self, form: Form) -> Fp8Gemm {
+    fn gemm(&self, form: Form) -> Gemm {
         let desc = GemmDesc {
             form,
             n: 128,
             k: 128,
+            arithmetic: Arithmetic::E4M3_1D2D,
+            output: Output::Bf16,
             sms: 4,
         };
         let plan = GemmPlan::new(desc).expect("a plan");
-        Fp8Gemm::new(&self.device.context, plan).expect("a kernel")
+        Gemm::new(&self.device.context, plan).expect("a kernel")
     }
 
     fn operands<'a>(&'a self, d: &'a mut Buffer<bf16>, groups: Groups<'a>) -> Operands<'a> {
         let square = Shape::matrix(128, 128);
         Operands {
-            a: Fp8Matrix::new(&self.codes, &self.scales, Shape::matrix(4, 128)).expect("A"),
-            b: Fp8Weights::new(&self.weights, &self.one, square).expect("B"),
+            a: Matrix::fp8_rows(
+                Format::E4m3,
+                &self.codes,
+                &self.scales,
+                Shape::matrix(4, 128),
+            )
+            .expect("A"),
+            b: Matrix::fp8_blocks(Format::E4m3, &self.weights, &self.one, square).expect("B"),
             groups,
-            d: Bf16Matrix::new(d, Shape::matrix(4, 128)).expect("D"),
+            d: MatrixMut::bf16(d, Shape::matrix(4, 128)).expect("D"),
         }
     }
 }
@@ -152,5 +201,87 @@ fn bound_operands_may_change() {
                 at % 128
             );
         }
+    }
+}
+
+/// What would read or write the wrong memory, or compute something else, is refused.
+#[test]
+fn kinds_and_overlaps_are_refused() {
+    let small = Small::new();
+    let stream = &small.device.stream;
+    let mut gemm = small.gemm(Form::Dense { rows: 4 });
+    let mut d = small.device.upload(&[bf16::ZERO; 4 * 128]);
+    let mut wide = small.device.upload(&[0f32; 4 * 128]);
+    let shape = Shape::matrix(4, 128);
+    let mut error = |a: Option<Matrix<'_>>, b: Option<Matrix<'_>>| {
+        let operands = small.operands(&mut d, Groups::None);
+        let mut operands = Operands {
+            a: a.unwrap_or(operands.a),
+            b: b.unwrap_or(operands.b),
+            ..operands
+        };
+        gemm.run(stream, &mut operands).unwrap_err().to_string()
+    };
+    let (codes, scales) = (&small.codes, &small.scales);
+    let e5m2 = Matrix::fp8_rows(Format::E5m2, codes, scales, shape).expect("a matrix");
+    assert_eq!(error(Some(e5m2), None), "A has E5M2, expected E4M3");
+    let channel = Matrix::fp8_channel(Format::E4m3, codes, scales, shape).expect("a matrix");
+    assert_eq!(
+        error(Some(channel), None),
+        "A has channel scales, expected scales per 1x128"
+    );
+    let rows = Matrix::fp8_rows(Format::E4m3, codes, scales, shape).expect("a matrix");
+    assert_eq!(
+        error(None, Some(rows)),
+        "B has scales per 1x128, expected scales per 128x128"
+    );
+    let mut operands = small.operands(&mut d, Groups::None);
+    operands.d = MatrixMut::f32(&mut wide, shape).expect("D");
+    assert_eq!(
+        gemm.run(stream, &mut operands).unwrap_err().to_string(),
+        "D has F32, expected BF16"
+    );
+    let mut operands = small.operands(&mut d, Groups::None);
+    let address = small.weights.address() + 16 * 128;
+    // SAFETY: the call is refused before anything uses the view.
+    let view = unsafe { ViewMut::from_raw(&small.device.context, address, 4 * 128) };
+    operands.d = MatrixMut::bf16(view, shape).expect("D");
+    let overlap = gemm.run(stream, &mut operands).unwrap_err().to_string();
+    assert!(overlap.contains("overlaps B at 0x"), "{overlap}");
+    assert_eq!(small.device.context.launches(), [], "nothing was launched");
+}
+
+#[test]
+fn tiles_must_fit_the_problem() {
+    let desc = GemmDesc {
+        form: Form::Contiguous { rows: 4, groups: 1 },
+        n: 128,
+        k: 128,
+        arithmetic: Arithmetic::E4M3_1D2D,
+        output: Output::Bf16,
+        sms: 1,
+    };
+    let tile = |name| {
+        Tile::ALL
+            .into_iter()
+            .find(|tile| tile.kernel == name)
+            .expect("a tile")
+    };
+    let error = |name, cluster| {
+        GemmPlan::with_tile(desc, tile(name), cluster)
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(
+        error("gemm_1d2d_e4m3_64x128", [2, 1]),
+        "gemm_1d2d_e4m3_64x128 in clusters of [2, 1] cannot compute the contiguous form on 1 SMs"
+    );
+    for (name, cluster) in [
+        ("gemm_1d2d_e4m3_192x128", [1, 1]),
+        ("gemm_1d2d_e4m3_swapped_16x64", [1, 2]),
+        ("gemm_bf16_64x128", [1, 1]),
+        ("gemm_1d2d_e4m3_64x128", [4, 1]),
+    ] {
+        assert!(error(name, cluster).starts_with(name), "{name}");
     }
 }

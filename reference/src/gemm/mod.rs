@@ -1,0 +1,136 @@
+//! GEMM on quantised operands: exact values with a bound per element ([`bound`]), and the very bits
+//! of the order in which the kernels sum ([`order`]).
+
+pub mod bound;
+pub mod order;
+
+pub use bound::gemm as gemm_bounded;
+pub use order::gemm as gemm_in_order;
+
+use crate::fp8::{e4m3_exponent, e4m3_to_f64, e5m2_exponent, e5m2_to_f64};
+
+/// K between promotions of FP8, and the edge of a scale block.
+pub const BLOCK: usize = 128;
+
+/// Values of a row-major matrix `[rows, k]`.
+#[derive(Debug, Clone, Copy)]
+pub enum Codes<'a> {
+    /// E4M3 codes.
+    E4m3(&'a [u8]),
+    /// E5M2 codes.
+    E5m2(&'a [u8]),
+    /// BF16 bits.
+    Bf16(&'a [u16]),
+}
+
+/// Scales of a matrix.
+#[derive(Debug, Clone, Copy)]
+pub enum Scales<'a> {
+    /// None.
+    None,
+    /// One per `rows` rows and 128 columns, `[rows / …, k / 128]`, both rounded up, row-major.
+    Blocks {
+        /// The scales.
+        values: &'a [f32],
+        /// Rows that share one: 1 or 128.
+        rows: usize,
+    },
+    /// One per row, or one in all.
+    Channel(&'a [f32]),
+}
+
+/// One operand.
+#[derive(Debug, Clone, Copy)]
+pub struct Operand<'a> {
+    /// Its values.
+    pub codes: Codes<'a>,
+    /// Their scales.
+    pub scales: Scales<'a>,
+    /// Rows.
+    pub rows: usize,
+}
+
+impl<'a> Operand<'a> {
+    /// E4M3 codes with one scale per `row_block` rows and 128 columns.
+    #[must_use]
+    pub fn e4m3(codes: &'a [u8], scales: &'a [f32], rows: usize, row_block: usize) -> Self {
+        Self {
+            codes: Codes::E4m3(codes),
+            scales: Scales::Blocks {
+                values: scales,
+                rows: row_block,
+            },
+            rows,
+        }
+    }
+}
+
+/// The output type whose rounding a bound includes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Rounded to BF16.
+    Bf16,
+    /// F32, no further rounding.
+    F32,
+}
+
+/// One decoded row, padded with zeros to whole blocks of [`BLOCK`]: values, and 2^exponent of each
+/// (0 for zeros).
+struct Row {
+    values: Vec<f32>,
+    powers: Vec<f32>,
+}
+
+impl Operand<'_> {
+    fn is_bf16(&self) -> bool {
+        matches!(self.codes, Codes::Bf16(_))
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "FP8 values and powers are exact in f32"
+    )]
+    fn row(&self, row: usize, k: usize) -> Row {
+        let padded = k.next_multiple_of(BLOCK);
+        let range = row * k..(row + 1) * k;
+        let power = |exponent: Option<i32>| exponent.map_or(0.0, |e| 2f32.powi(e));
+        let (mut values, mut powers): (Vec<f32>, Vec<f32>) = match self.codes {
+            Codes::E4m3(codes) => codes[range]
+                .iter()
+                .map(|&c| (e4m3_to_f64(c) as f32, power(e4m3_exponent(c))))
+                .unzip(),
+            Codes::E5m2(codes) => codes[range]
+                .iter()
+                .map(|&c| (e5m2_to_f64(c) as f32, power(e5m2_exponent(c))))
+                .unzip(),
+            Codes::Bf16(bits) => bits[range]
+                .iter()
+                .map(|&b| f32::from_bits(u32::from(b) << 16))
+                .map(|v| (v, f32::from_bits(v.to_bits() & 0x7f80_0000)))
+                .unzip(),
+        };
+        values.resize(padded, 0.0);
+        powers.resize(padded, 0.0);
+        Row { values, powers }
+    }
+
+    /// The scale of a row in a block of columns; 1 where scales come last or not at all.
+    fn block_scale(&self, row: usize, block: usize, blocks: usize) -> f32 {
+        match self.scales {
+            Scales::Blocks { values, rows } => values[row / rows * blocks + block],
+            _ => 1.0,
+        }
+    }
+
+    /// The scale that is applied at the end.
+    fn last_scale(&self, row: usize) -> Option<f32> {
+        match self.scales {
+            Scales::Channel(values) => Some(if values.len() == 1 {
+                values[0]
+            } else {
+                values[row]
+            }),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! A model of how long a GEMM takes: *modelled* figures, nothing measured.
+//!
+//! **One stage of a tile** (128 bytes of K) takes the longest of
+//!
+//! * *tensor*: `m·n·128 / 4096` cycles, the rate of FP8 `wgmma` (BF16: half the elements at half the
+//!   rate);
+//! * *shared*: what `wgmma` reads from shared memory, at 128 bytes a cycle: of each row block of 64,
+//!   its own rows and all of the other side;
+//! * *issue*: instructions of all consumer warps over four schedulers;
+//! * *chain*: what one warpgroup does one after another: the latencies of a wait, of the scales and
+//!   of `wgmma`'s end ([`LATENCY`]), its own products, its own instructions. The other warpgroups
+//!   work meanwhile, so it counts once.
+//!
+//! **The problem** takes the longest of
+//!
+//! * *compute*: waves of tiles × (stages × the above + [`EPILOGUE`]) + [`PROLOGUE`]; the epilogue's
+//!   stores drain behind the next tile;
+//! * *L2*: the operands of all tiles, less what a cluster shares;
+//! * *HBM*: every operand once, and D.
+//!
+//! Rates: NVIDIA H100 SXM data sheet and Hopper tuning guide; L2 bandwidth and latencies: Luo et al.,
+//! "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture" (arXiv 2402.13499).
+
+use super::desc::{BLOCK, Form, GemmDesc, Output};
+use super::tile::Tile;
+
+/// Cycles of a warpgroup's stage in which none of its instructions can issue: barrier, shared
+/// memory, and the tail of the last `wgmma`.
+pub const LATENCY: f64 = 90.0;
+
+/// Cycles of a tile's way out that the next tile's products do not hide.
+pub const EPILOGUE: f64 = 500.0;
+
+/// Cycles until the first stage has arrived.
+pub const PROLOGUE: f64 = 1500.0;
+
+/// What of a device the model uses.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DeviceModel {
+    /// SM clock in GHz.
+    pub clock: f64,
+    /// HBM bandwidth in GB/s.
+    pub hbm: f64,
+    /// L2 bandwidth in bytes per SM cycle, of all SMs together.
+    pub l2: f64,
+}
+
+impl DeviceModel {
+    /// H100 and H800 SXM: they differ in NVLink and FP64 only.
+    pub const H100: Self = Self {
+        clock: 1.755,
+        hbm: 3350.0,
+        l2: 5632.0 / 2.0,
+    };
+}
+
+/// Cycles of one stage of one tile, by what they are spent on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StageModel {
+    /// Tensor pipe.
+    pub tensor: f64,
+    /// Shared-memory operand reads.
+    pub shared: f64,
+    /// Issue slots of a scheduler.
+    pub issue: f64,
+    /// One warpgroup's serial work.
+    pub chain: f64,
+}
+
+impl StageModel {
+    /// The model of a tile.
+    #[must_use]
+    pub fn of(tile: &Tile) -> Self {
+        Self::of_loop(tile, f64::from(tile.instructions))
+    }
+
+    /// The same with another number of instructions per consumer warp and stage.
+    #[must_use]
+    pub fn of_loop(tile: &Tile, instructions: f64) -> Self {
+        let [long, short] = tile.sides().map(f64::from);
+        let tensor = long * short / 32.0;
+        let consumers = f64::from(tile.consumers());
+        Self {
+            tensor,
+            shared: long / 64.0 * (64.0 + short),
+            issue: instructions * consumers,
+            chain: LATENCY * f64::from(tile.blocks) + tensor / consumers + instructions,
+        }
+    }
+
+    /// Cycles.
+    #[must_use]
+    pub fn cycles(&self) -> f64 {
+        self.tensor.max(self.shared).max(self.issue).max(self.chain)
+    }
+
+    /// Cycles per 128³ of FP8 (128 × 128 × 64 of BF16).
+    #[must_use]
+    pub fn per_step(&self, tile: &Tile) -> f64 {
+        self.cycles() * f64::from(BLOCK * BLOCK) / f64::from(tile.m * tile.n)
+    }
+
+    /// What the stage waits for.
+    #[must_use]
+    pub fn bound(&self) -> &'static str {
+        let cycles = self.cycles();
+        let limits = [
+            (self.tensor, "tensor pipe"),
+            (self.shared, "shared memory"),
+            (self.issue, "issue slots"),
+            (self.chain, "one warpgroup's chain"),
+        ];
+        let limit = limits.into_iter().find(|&(value, _)| value >= cycles);
+        limit.map_or("", |(_, name)| name)
+    }
+}
+
+/// Modelled time of a problem.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Tiles that hold rows in use.
+    pub tiles: u64,
+    /// Rounds in which CTAs take tiles.
+    pub waves: u64,
+    /// Cycles of one stage.
+    pub stage: StageModel,
+    /// Seconds by the SMs' work.
+    pub compute: f64,
+    /// Seconds by L2 traffic.
+    pub l2: f64,
+    /// Seconds by HBM traffic.
+    pub hbm: f64,
+}
+
+impl Estimate {
+    /// The model of a problem on `device`, computed with `tile` in clusters of `cluster` (m, n).
+    #[must_use]
+    pub fn of(desc: &GemmDesc, tile: &Tile, cluster: [u32; 2], device: &DeviceModel) -> Self {
+        let stage = StageModel::of(tile);
+        let work = Work::of(desc, tile, cluster);
+        let ctas = cluster[0] * cluster[1];
+        let slots = u64::from(desc.sms / ctas).max(1);
+        let waves = work.super_tiles.div_ceil(slots);
+        let stages = work.k_blocks;
+        let cycles = waves as f64 * (stages * stage.cycles() + EPILOGUE) + PROLOGUE;
+        let bytes = f64::from(desc.arithmetic.element_bytes());
+        let hertz = device.clock * 1e9;
+        // Of the tile's two operands the shared one is loaded once per cluster.
+        let [a, b] = [tile.m / cluster[1], tile.n / cluster[0]].map(f64::from);
+        let tiles = (work.super_tiles * u64::from(ctas)) as f64;
+        let out = if desc.output == Output::Bf16 {
+            2.0
+        } else {
+            4.0
+        };
+        let out = out
+            * if desc.output == Output::AddF32 {
+                2.0
+            } else {
+                1.0
+            };
+        let d = work.rows * f64::from(desc.n) * out;
+        let operands = (work.rows + work.b_rows) * work.k * bytes;
+        Self {
+            tiles: work.super_tiles * u64::from(ctas),
+            waves,
+            stage,
+            compute: cycles / hertz,
+            l2: (tiles * stages * (a + b) * 128.0 + d) / (device.l2 * hertz),
+            hbm: (operands + d) / (device.hbm * 1e9),
+        }
+    }
+
+    /// Seconds.
+    #[must_use]
+    pub fn seconds(&self) -> f64 {
+        self.compute.max(self.l2).max(self.hbm)
+    }
+
+    /// What the problem waits for.
+    #[must_use]
+    pub fn bound(&self) -> &'static str {
+        let seconds = self.seconds();
+        if self.compute >= seconds {
+            self.stage.bound()
+        } else if self.l2 >= seconds {
+            "L2"
+        } else {
+            "HBM"
+        }
+    }
+}
+
+/// How much there is to do.
+struct Work {
+    super_tiles: u64,
+    /// Stages of one tile.
+    k_blocks: f64,
+    /// Rows of A that are read, and of D that are written.
+    rows: f64,
+    /// Rows of B that are read.
+    b_rows: f64,
+    /// Columns of K that a row is read for.
+    k: f64,
+}
+
+impl Work {
+    fn of(desc: &GemmDesc, tile: &Tile, cluster: [u32; 2]) -> Self {
+        let (m, n) = (tile.m * cluster[0], tile.n * cluster[1]);
+        let groups = u64::from(desc.form.groups());
+        let columns = u64::from(desc.n.div_ceil(n));
+        let wide = u64::from;
+        let (row_tiles, rows) = match desc.form {
+            Form::Dense { rows } | Form::Contiguous { rows, .. } => {
+                (wide(rows.div_ceil(m)), wide(rows))
+            }
+            // Each group's last tile is half full on average.
+            Form::Offsets { rows, .. } => {
+                let partial = groups.min(wide(rows)) / 2;
+                (wide(rows.div_ceil(m)) + partial, wide(rows))
+            }
+            Form::Batched { rows, .. } | Form::KGrouped { rows, .. } => {
+                (groups * wide(rows.div_ceil(m)), groups * wide(rows))
+            }
+            Form::Masked {
+                slot_rows,
+                expected_rows,
+                ..
+            } => {
+                let rows = expected_rows.min(slot_rows);
+                (groups * wide(rows.div_ceil(m)), groups * wide(rows))
+            }
+        };
+        let grouped_k = matches!(desc.form, Form::KGrouped { .. });
+        let share = if grouped_k { groups as f64 } else { 1.0 };
+        let read = if grouped_k {
+            wide(desc.form.rows())
+        } else {
+            rows
+        };
+        Self {
+            super_tiles: row_tiles * columns,
+            k_blocks: f64::from(desc.k_blocks()) / share,
+            rows: read as f64,
+            b_rows: (wide(desc.form.b_slots()) * wide(desc.n)) as f64,
+            k: f64::from(desc.k),
+        }
+    }
+}
