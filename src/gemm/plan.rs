@@ -1,7 +1,7 @@
 //! `GemmDesc -> GemmPlan`: which kernel, tile, cluster, grid and order. Pure; no device is asked.
 //!
 //! Every tile that can compute the problem is weighed by its modelled time ([`super::model`]), alone
-//! and in pairs that share an operand; the fastest wins, of equals the one with fewer bytes from L2.
+//! and in pairs that share an operand; the fastest wins.
 
 use std::fmt::Write;
 
@@ -119,9 +119,13 @@ impl GemmPlan {
         })
     }
 
-    /// What plans are compared by: modelled time, then L2 traffic.
-    fn cost(&self) -> (f64, f64) {
-        (self.estimate.seconds(), self.estimate.l2)
+    /// What plans are compared by: modelled time, and a little of what lies behind the bound, which
+    /// is never hidden perfectly and decides between equals.
+    fn cost(&self) -> f64 {
+        let Estimate {
+            compute, l2, hbm, ..
+        } = self.estimate;
+        self.estimate.seconds() + 0.05 * (compute + l2 + hbm)
     }
 
     /// Why this plan: its modelled figures, and those of the alternatives.

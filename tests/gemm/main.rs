@@ -11,5 +11,6 @@ mod device;
 mod forms;
 mod mutants;
 mod operands;
+mod plans;
 mod problem;
 mod values;
