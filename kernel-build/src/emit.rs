@@ -38,6 +38,7 @@ fn text(images: &[Image]) -> String {
             barriers,
             static_shared,
             param_bytes,
+            ..
         } = image.resources;
         // Writing to a String cannot fail.
         let _ = writeln!(

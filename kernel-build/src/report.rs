@@ -18,6 +18,10 @@ pub struct Resources {
     pub static_shared: u32,
     /// Bytes of the one parameter struct.
     pub param_bytes: u32,
+    /// Bytes of spill stores and loads: 0, or the row does not build.
+    pub spill_bytes: u32,
+    /// Whether ptxas serialised `wgmma` (a remark C75xx): no, or the row does not build.
+    pub serialised_wgmma: bool,
 }
 
 /// Reads the part of `output` (of `ptxas -v`) that concerns the entry `row`.
@@ -58,17 +62,19 @@ pub(crate) fn parse(row: &str, output: &str) -> Result<Resources, BuildError> {
         .iter()
         .find(|l| l.contains("registers"))
         .ok_or_else(|| missing("registers"))?;
+    let stores =
+        number_before(spills, " bytes spill stores").ok_or_else(|| missing("spill stores"))?;
+    let loads =
+        number_before(spills, " bytes spill loads").ok_or_else(|| missing("spill loads"))?;
     let resources = Resources {
         registers: number_before(used, " registers").ok_or_else(|| missing("Used N registers"))?,
         stack: number_before(spills, " bytes stack frame").ok_or_else(|| missing("stack frame"))?,
         barriers: number_before(used, " barriers").unwrap_or(0),
         static_shared: number_before(used, " bytes smem").unwrap_or(0),
         param_bytes: 0,
+        spill_bytes: stores + loads,
+        serialised_wgmma: output.lines().any(|line| rejected_remark(line).is_some()),
     };
-    let stores =
-        number_before(spills, " bytes spill stores").ok_or_else(|| missing("spill stores"))?;
-    let loads =
-        number_before(spills, " bytes spill loads").ok_or_else(|| missing("spill loads"))?;
     if stores + loads > 0 {
         let registers = resources.registers;
         return Err(BuildError::Spills {
@@ -156,7 +162,7 @@ ptxas info    : Compile time = 41.129 ms
             stack: 16,
             barriers: 3,
             static_shared: 16,
-            param_bytes: 0,
+            ..Resources::default()
         };
         assert_eq!(parse("gemm", CLEAN).unwrap(), expected);
     }

@@ -29,6 +29,7 @@ mod matrix;
 pub mod model;
 mod plan;
 mod run;
+mod stage;
 mod tile;
 mod view;
 

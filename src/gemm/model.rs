@@ -23,12 +23,9 @@
 //! the figures that are published for FP8 GEMMs; how near, the table of plans says
 //! (`tests/gemm/plans.txt`).
 
-use super::desc::{BLOCK, Form, GemmDesc, Output};
+use super::desc::{Form, GemmDesc, Output};
+pub use super::stage::{LATENCY, StageModel, StageShape};
 use super::tile::Tile;
-
-/// Cycles of a warpgroup's stage in which none of its instructions can issue: barrier, shared
-/// memory, and the tail of the last `wgmma`.
-pub const LATENCY: f64 = 90.0;
 
 /// Cycles of a tile's way out that the next tile's products do not hide.
 pub const EPILOGUE: f64 = 1500.0;
@@ -57,67 +54,6 @@ impl DeviceModel {
     };
 }
 
-/// Cycles of one stage of one tile, by what they are spent on.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StageModel {
-    /// Tensor pipe.
-    pub tensor: f64,
-    /// Shared-memory operand reads.
-    pub shared: f64,
-    /// Issue slots of a scheduler.
-    pub issue: f64,
-    /// One warpgroup's serial work.
-    pub chain: f64,
-}
-
-impl StageModel {
-    /// The model of a tile.
-    #[must_use]
-    pub fn of(tile: &Tile) -> Self {
-        Self::of_loop(tile, f64::from(tile.instructions))
-    }
-
-    /// The same with another number of instructions per consumer warp and stage.
-    #[must_use]
-    pub fn of_loop(tile: &Tile, instructions: f64) -> Self {
-        let [long, short] = tile.sides().map(f64::from);
-        let tensor = long * short / 32.0;
-        let consumers = f64::from(tile.consumers());
-        Self {
-            tensor,
-            shared: long / 64.0 * (64.0 + short),
-            issue: instructions * consumers,
-            chain: LATENCY * f64::from(tile.blocks) + tensor / consumers + instructions,
-        }
-    }
-
-    /// Cycles.
-    #[must_use]
-    pub fn cycles(&self) -> f64 {
-        self.tensor.max(self.shared).max(self.issue).max(self.chain)
-    }
-
-    /// Cycles per 128³ of FP8 (128 × 128 × 64 of BF16).
-    #[must_use]
-    pub fn per_step(&self, tile: &Tile) -> f64 {
-        self.cycles() * f64::from(BLOCK * BLOCK) / f64::from(tile.m * tile.n)
-    }
-
-    /// What the stage waits for.
-    #[must_use]
-    pub fn bound(&self) -> &'static str {
-        let cycles = self.cycles();
-        let limits = [
-            (self.tensor, "tensor pipe"),
-            (self.shared, "shared memory"),
-            (self.issue, "issue slots"),
-            (self.chain, "one warpgroup's chain"),
-        ];
-        let limit = limits.into_iter().find(|&(value, _)| value >= cycles);
-        limit.map_or("", |(_, name)| name)
-    }
-}
-
 /// Modelled time of a problem.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
@@ -139,7 +75,7 @@ impl Estimate {
     /// The model of a problem on `device`, computed with `tile` in clusters of `cluster` (m, n).
     #[must_use]
     pub fn of(desc: &GemmDesc, tile: &Tile, cluster: [u32; 2], device: &DeviceModel) -> Self {
-        let stage = StageModel::of(tile);
+        let stage = StageModel::of(&tile.stage());
         let work = Work::of(desc, tile, cluster);
         let ctas = cluster[0] * cluster[1];
         let slots = u64::from(desc.sms / ctas).max(1);

@@ -141,7 +141,7 @@ impl GemmPlan {
             stage.shared,
             stage.issue,
             stage.chain,
-            stage.per_step(&self.tile)
+            self.tile.stage().per_step()
         );
         let _ = writeln!(
             text,

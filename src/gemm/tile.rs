@@ -1,6 +1,7 @@
 //! The compiled tiles: which kernel computes which part of D at a time, and what that takes.
 
 use super::desc::{Arithmetic, Form, Format, GROUP_ALIGNMENT};
+use super::stage::StageShape;
 
 /// Which operand fills the 64 rows of a `wgmma`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,32 +90,32 @@ impl Tile {
             E4M3_1D2D,
             [8, 64],
             16,
-            40,
+            60,
             "gemm_1d2d_e4m3_swapped_8x64",
         )),
         swapped(tile(
             E4M3_1D2D,
             [16, 64],
             16,
-            45,
+            68,
             "gemm_1d2d_e4m3_swapped_16x64",
         )),
         swapped(tile(
             E4M3_1D2D,
             [32, 128],
             9,
-            68,
+            82,
             "gemm_1d2d_e4m3_swapped_32x128",
         )),
         swapped(tile(
             E4M3_1D2D,
             [64, 128],
             8,
-            108,
+            110,
             "gemm_1d2d_e4m3_swapped_64x128",
         )),
         tile(E5M2_1D2D, [128, 128], 5, 94, "gemm_1d2d_e5m2_128x128"),
-        tile(E4M3_1D1D, [64, 128], 8, 172, "gemm_1d1d_e4m3_64x128"),
+        tile(E4M3_1D1D, [64, 128], 8, 171, "gemm_1d1d_e4m3_64x128"),
         tile(E4M3_1D1D, [128, 128], 5, 172, "gemm_1d1d_e4m3_128x128"),
         tile(E5M2_1D1D, [128, 128], 5, 172, "gemm_1d1d_e5m2_128x128"),
         tile(E4M3_CHANNEL, [64, 128], 8, 87, "gemm_channel_e4m3_64x128"),
@@ -139,6 +140,18 @@ impl Tile {
         match self.order {
             Order::Rows => [self.m, self.n],
             Order::Swapped => [self.n, self.m],
+        }
+    }
+
+    /// What the model of one stage depends on.
+    #[must_use]
+    pub fn stage(&self) -> StageShape {
+        let [long, short] = self.sides();
+        StageShape {
+            long,
+            short,
+            blocks: self.blocks,
+            instructions: self.instructions.into(),
         }
     }
 

@@ -4,10 +4,10 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use hadal::gemm::{Arithmetic, Form, GemmDesc, GemmPlan, Output};
+use hadal::gemm::{Arithmetic, Form, GemmDesc, GemmPlan, Output, Tile};
 
-/// Set to write the table anew: `cargo xtask bless plans`.
-const BLESS: &str = "HADAL_BLESS_PLANS";
+/// Set to write the table anew.
+const BLESS: &str = "HADAL_BLESS";
 
 /// Hidden size 7168; attention with latent ranks 1536 and 512 (+64), 128 heads; the dense layers'
 /// MLP, the shared expert (DeepSeek-V3 technical report, arXiv 2412.19437, section 4.2).
@@ -142,7 +142,12 @@ fn plans_of_the_model() {
     }
     let committed = std::fs::read_to_string(path).expect("the committed table");
     for (number, (old, new)) in committed.lines().zip(current.lines()).enumerate() {
-        assert_eq!(old, new, "line {} (`cargo xtask bless plans`)", number + 1);
+        assert_eq!(
+            old,
+            new,
+            "line {} ({BLESS}=1 writes the table anew)",
+            number + 1
+        );
     }
     assert_eq!(committed.lines().count(), current.lines().count());
 }
@@ -173,5 +178,34 @@ fn fewer_sms_make_a_smaller_grid() {
         let plan = GemmPlan::new(desc(sms)).expect("a plan");
         assert!(plan.grid <= sms && plan.grid > 0, "{plan:?}");
         assert!(plan.grid.is_multiple_of(plan.cluster[0] * plan.cluster[1]));
+    }
+}
+
+/// The table of tiles is that of the compiled kernels: threads, shared memory, and instructions per
+/// stage as the static report has them.
+#[test]
+fn tiles_are_those_of_the_kernels() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/static/sm_90a.md");
+    let report = std::fs::read_to_string(path).expect("the static report");
+    for tile in Tile::ALL {
+        let image = hadal::kernels::find(tile.kernel).expect(tile.kernel);
+        assert_eq!(image.threads, tile.threads(), "{}", tile.kernel);
+        assert_eq!(image.shared_bytes, tile.shared_bytes(), "{}", tile.kernel);
+        assert_eq!(image.stack, 0, "{} has a stack", tile.kernel);
+        let row = format!("| {} |", tile.kernel);
+        let row = report.lines().find(|line| line.starts_with(&row));
+        let cells: Vec<&str> = row.expect(tile.kernel).split('|').map(str::trim).collect();
+        let number = |from_the_end: usize| -> u32 {
+            let cell = cells[cells.len() - from_the_end];
+            cell.parse().expect("a number")
+        };
+        let (instructions, wgmma) = (number(3), number(2));
+        let stages = wgmma / (4 * tile.blocks);
+        assert_eq!(
+            instructions.div_ceil(stages),
+            tile.instructions,
+            "{}: instructions per stage",
+            tile.kernel
+        );
     }
 }

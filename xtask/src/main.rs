@@ -65,7 +65,7 @@ enum Command {
         what: Checked,
     },
     /// Prints registers, spills, shared memory and main-loop instructions of every kernel
-    Sass,
+    Sass(sass::SassTask),
     /// Runs the hardware tests on this machine's GPU (exit code 2 where there is none)
     Gpu(gpu::GpuTask),
     /// Builds the software GPU
@@ -87,7 +87,7 @@ struct SoftgpuTask {
 enum Blessed {
     /// src/params/generated.rs from csrc/params/*.h
     Params,
-    /// docs/static-report.md from the compiled kernels
+    /// benches/static/sm_90a.md from the compiled kernels
     Report,
 }
 
@@ -95,7 +95,7 @@ enum Blessed {
 enum Checked {
     /// src/params/generated.rs
     Params,
-    /// docs/static-report.md
+    /// benches/static/sm_90a.md
     Report,
     /// The rules that no compiler enforces
     Rules,
@@ -149,7 +149,7 @@ fn dispatch(command: &Command) -> Result<ExitCode> {
         Command::Check {
             what: Checked::Rules,
         } => rules::check()?,
-        Command::Sass => sass::print()?,
+        Command::Sass(task) => sass::run(task)?,
         Command::Gpu(task) => return gpu::run(task),
         Command::Softgpu(task) if task.coverage => return coverage::print(),
         Command::Softgpu(_) => softgpu::print_dir()?,
