@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::context::Context;
 use super::status::{Result, Status};
+use crate::exec::hosts;
 use crate::mem::{AddressSpace, ArenaFile, MemError, Part, Process, SharedPage};
 
 /// A handle as it travels.
@@ -71,7 +72,9 @@ impl Words {
         RawFd::try_from(self.fd).map_err(|_| Status::INVALID_VALUE)
     }
 
+    /// Of a descriptor of this process, for others.
     fn of(kind: u32, fd: RawFd) -> Result<Self> {
+        hosts::share();
         let own = Process::own();
         Ok(Self {
             kind,

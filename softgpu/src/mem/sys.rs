@@ -98,7 +98,9 @@ pub(super) fn map_scrap(address: u64, len: u64) -> Result<(), MemError> {
     Ok(())
 }
 
-/// A memory file: sparse, shareable between processes through its descriptor.
+/// A memory file: sparse, shareable between processes through its descriptor. Whatever comes from
+/// another process or may go to one passes through `duplicate`, `open` or `export`, except for
+/// the handles of `driver/ipc.rs`, which name a descriptor.
 #[derive(Debug)]
 pub(super) struct MemFile {
     fd: OwnedFd,
@@ -130,6 +132,7 @@ impl MemFile {
 
     /// Takes a duplicate of a descriptor that somebody else owns.
     pub(super) fn duplicate(raw: RawFd) -> Result<Self, MemError> {
+        crate::exec::hosts::share();
         let operation = "import a memory file";
         // SAFETY: the call answers EBADF for a number that is not an open descriptor.
         let copy = unsafe { libc::fcntl(raw, libc::F_DUPFD_CLOEXEC, 0) };
@@ -143,6 +146,7 @@ impl MemFile {
 
     /// Opens the file that a path in `/proc` leads to.
     pub(super) fn open(path: &str) -> Result<Self, MemError> {
+        crate::exec::hosts::share();
         let file = std::fs::OpenOptions::new()
             .read(true)
             .write(true)
@@ -175,6 +179,7 @@ impl MemFile {
 
     /// A duplicate for export; the caller owns and closes it.
     pub(super) fn export(&self) -> Result<OwnedFd, MemError> {
+        crate::exec::hosts::share();
         self.fd.try_clone().map_err(|e| MemError::Os {
             operation: "export a memory file",
             errno: e.raw_os_error().unwrap_or(0),

@@ -64,7 +64,6 @@ impl Physical {
     ///
     /// [`MemError::Os`] when the process has no descriptor left.
     pub fn export(&self) -> Result<OwnedFd, MemError> {
-        crate::exec::hosts::share();
         self.file.export()
     }
 }

@@ -17,6 +17,7 @@ mod kernels;
 mod links;
 mod memory;
 mod multi_device;
+mod patience;
 mod processes;
 mod safe_client;
 mod streams;

@@ -22,7 +22,7 @@ use crate::virtual_memory::{allow, properties};
 
 /// `ring(turn, sum, me, n, rounds)`: in each round waits for its turn, adds `me + 1`, and passes
 /// the turn on. `spin(turn)`: waits until the word at `turn` is 0xFFFFFFFF.
-const RING: &str = "
+pub(crate) const RING: &str = "
 .version 8.0
 .target sm_90
 .address_size 64
@@ -72,24 +72,24 @@ wait:
 const ROLE: &str = "SOFTGPU_TEST_ROLE";
 const MARK: &str = "softgpu-test ";
 
-/// Another process of this test.
-struct Peer {
+/// Another process of this test. It searches early for deadlocks: waiting for others is none.
+pub(crate) struct Peer {
     process: Child,
     to: ChildStdin,
     from: BufReader<ChildStdout>,
 }
 
 impl Peer {
-    fn start(role: &str) -> Self {
+    pub(crate) fn start(role: &str) -> Self {
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args([
                 "processes::child",
                 "--exact",
                 "--nocapture",
-                "--test-threads",
-                "1",
+                "--test-threads=1",
             ])
             .env(ROLE, role)
+            .env("SOFTGPU_DEADLOCK_SECONDS", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -99,12 +99,12 @@ impl Peer {
         Self { process, to, from }
     }
 
-    fn say(&mut self, line: &str) {
+    pub(crate) fn say(&mut self, line: &str) {
         writeln!(self.to, "{line}").unwrap();
     }
 
     /// The next line that the peer says.
-    fn hear(&mut self) -> String {
+    pub(crate) fn hear(&mut self) -> String {
         loop {
             let mut line = String::new();
             let read = self.from.read_line(&mut line).unwrap();
@@ -120,7 +120,7 @@ impl Peer {
         self.process.wait().unwrap();
     }
 
-    fn end(mut self) {
+    pub(crate) fn end(mut self) {
         drop(self.to);
         let status = self.process.wait().unwrap();
         assert!(status.success(), "{status}");
@@ -136,13 +136,13 @@ fn unhex(text: &str) -> [u8; 64] {
     std::array::from_fn(byte)
 }
 
-fn handle_of(pointer: u64) -> String {
+pub(crate) fn handle_of(pointer: u64) -> String {
     let mut handle = sys::CUipcMemHandle { reserved: [0; 64] };
     cu!(cuIpcGetMemHandle(&mut handle, pointer));
     hex(&handle.reserved.map(c_char::cast_unsigned))
 }
 
-fn try_open(handle: &str) -> Result<u64, CUresult> {
+pub(crate) fn try_open(handle: &str) -> Result<u64, CUresult> {
     let reserved = unhex(handle).map(|b| b as c_char);
     let mut pointer = 0;
     match code!(cuIpcOpenMemHandle_v2(
@@ -162,13 +162,13 @@ fn ring(words: u64, me: u32, n: u32, rounds: u32, on: sys::CUstream) {
 }
 
 /// What this process hears, in a child.
-fn listen() -> String {
+pub(crate) fn listen() -> String {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();
     line.trim_end().to_owned()
 }
 
-fn tell(line: &str) {
+pub(crate) fn tell(line: &str) {
     let line = format!("{MARK}{line}\n");
     std::io::stdout().write_all(line.as_bytes()).unwrap();
 }
@@ -188,6 +188,7 @@ fn child() {
         "idle" => idle(),
         "lend" => lend(),
         "look" => look(),
+        "patient" => crate::patience::patient(words[1]),
         "event" => event_partner(),
         "descriptor" => descriptor_partner(words[1]),
         "pool" => pool_partner(words[1]),
