@@ -20,8 +20,22 @@ thread_local! {
     /// static objects call the driver, too. Only a stack that is left deep leaks.
     static STACK: ManuallyDrop<RefCell<SmallVec<[u64; 8]>>> =
         ManuallyDrop::new(RefCell::new(SmallVec::new()));
-    /// Per-thread default streams by context.
-    static OWN_STREAMS: RefCell<HashMap<u64, Arc<Stream>>> = RefCell::default();
+    static OWN_STREAMS: RefCell<OwnStreams> = RefCell::default();
+}
+
+/// Per-thread default streams by context; they end with the thread.
+#[derive(Default)]
+struct OwnStreams(HashMap<u64, Arc<Stream>>);
+
+impl Drop for OwnStreams {
+    fn drop(&mut self) {
+        for stream in self.0.values() {
+            match driver().contexts.get(stream.context) {
+                Some(context) => context.destroy_stream(stream),
+                None => drop(driver().streams.remove(stream.handle)),
+            }
+        }
+    }
 }
 
 /// A context: what belongs to one client on one device.
@@ -127,7 +141,7 @@ impl Context {
             DefaultStream::Legacy => Arc::clone(&self.legacy),
             // A thread that ends has its stream no more; the legacy one comes after all work.
             DefaultStream::PerThread => OWN_STREAMS
-                .try_with(|own| self.own_stream(&mut own.borrow_mut()))
+                .try_with(|own| self.own_stream(&mut own.borrow_mut().0))
                 .unwrap_or_else(|_| Arc::clone(&self.legacy)),
         }
     }
@@ -349,4 +363,31 @@ pub fn stream(handle: u64, default: DefaultStream) -> Result<(Arc<Context>, Arc<
     let context = current()?;
     let stream = context.default_stream(which);
     Ok((context, stream))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_of_threads_end_with_them() {
+        let handle = driver().contexts.reserve();
+        let context = Arc::new(Context::new(handle, 0, 0, ContextKind::Created));
+        driver().contexts.insert(handle, Arc::clone(&context));
+        let streams = || {
+            let all = driver().streams.all();
+            all.iter().filter(|s| s.context == handle).count()
+        };
+        let before = streams();
+        for _ in 0..3 {
+            let context = Arc::clone(&context);
+            let thread = std::thread::spawn(move || {
+                let own = context.default_stream(DefaultStream::PerThread);
+                driver().streams.get(own.handle).unwrap();
+            });
+            thread.join().unwrap();
+        }
+        assert_eq!(streams(), before);
+        driver().contexts.remove(handle);
+    }
 }
