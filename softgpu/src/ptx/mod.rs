@@ -8,6 +8,7 @@ mod body;
 mod constant;
 mod globals;
 pub(crate) mod lexer;
+mod names;
 mod parser;
 mod source;
 mod variable;
@@ -104,6 +105,7 @@ pub fn parse(text: &str) -> Result<Module, PtxError> {
         vector_register::expand(&mut parsed.functions, &mut words);
     }
     let word = |sym: lexer::Sym| words.get(sym.0 as usize).map_or("?", |w| w);
+    names::check(&parsed, &word)?;
     let globals = globals::collect(&parsed, &word)?;
     Ok(Module {
         version,
