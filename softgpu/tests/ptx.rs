@@ -177,6 +177,34 @@ fn mutated() -> impl Strategy<Value = String> {
     })
 }
 
+/// Nanoseconds of processor time of this thread.
+fn processor_time() -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    text.split(' ').next().unwrap().parse().unwrap()
+}
+
+/// Every level of nested loops costs a pass over the rest: half a minute for this text, were there
+/// no limit.
+#[test]
+fn jumps_in_all_directions_take_no_time() {
+    const LABELS: u32 = 20_000;
+    let mut text = String::from(".version 9.0\n.target sm_90a\n.address_size 64\n");
+    text.push_str(".visible .entry k()\n{\n.reg .pred %p;\n");
+    for label in 0..LABELS {
+        let target = label.wrapping_mul(7919) % LABELS;
+        text.push_str(&format!("L{label}: @%p bra L{target};\n"));
+    }
+    // And many ways back to one place.
+    for label in 0..LABELS {
+        text.push_str(&format!("M{label}: @%p bra M0;\n"));
+    }
+    text.push_str("ret;\n}\n");
+    let start = processor_time();
+    load(&text).unwrap();
+    let seconds = (processor_time() - start) / 1_000_000_000;
+    assert!(seconds < 8, "{seconds} s");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 

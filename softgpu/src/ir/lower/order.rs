@@ -109,9 +109,14 @@ fn is_harmless(op: &Op) -> bool {
     is_pure(op) || matches!(op, Op::Ld(_) | Op::Special(_) | Op::Fence(_) | Op::Cover(_))
 }
 
+/// Loops that nest more deeply keep their blocks in text order. Each level costs a pass over its
+/// blocks, and a text that is made to be slow has as many levels as blocks.
+const NESTING: u32 = 64;
+
 enum Work {
     Emit(u32),
-    Sort(Vec<u32>),
+    /// Blocks, and how many loops they are in.
+    Sort(Vec<u32>, u32),
 }
 
 struct Sorter {
@@ -152,12 +157,16 @@ impl Sorter {
             }
         }
         let mut order = Vec::with_capacity(reachable.len());
-        let mut work = vec![Work::Sort(reachable)];
+        let mut work = vec![Work::Sort(reachable, 0)];
         while let Some(item) = work.pop() {
             match item {
                 Work::Emit(block) => order.push(block),
-                Work::Sort(blocks) => {
-                    let mut parts = self.split(&blocks);
+                Work::Sort(mut blocks, NESTING) => {
+                    blocks.sort_by_key(|&block| self.key[block as usize]);
+                    order.append(&mut blocks);
+                }
+                Work::Sort(blocks, depth) => {
+                    let mut parts = self.split(&blocks, depth);
                     parts.reverse();
                     work.append(&mut parts);
                 }
@@ -184,7 +193,7 @@ impl Sorter {
 
     /// Puts the strongly connected components of a set in topological order, in text order where
     /// there is a choice, and replaces each loop by its header and the rest of it.
-    fn split(&mut self, blocks: &[u32]) -> Vec<Work> {
+    fn split(&mut self, blocks: &[u32], depth: u32) -> Vec<Work> {
         self.sets += 1;
         for &block in blocks {
             self.set[block as usize] = self.sets;
@@ -223,7 +232,7 @@ impl Sorter {
         let mut out = Vec::with_capacity(sorted.len());
         for index in sorted {
             let members = std::mem::take(&mut members[index]);
-            self.component(members, &mut out);
+            self.component(members, depth, &mut out);
         }
         out
     }
@@ -236,7 +245,7 @@ impl Sorter {
             .filter(move |&successor| self.set[successor as usize] == set)
     }
 
-    fn component(&mut self, members: Vec<u32>, out: &mut Vec<Work>) {
+    fn component(&mut self, members: Vec<u32>, depth: u32, out: &mut Vec<Work>) {
         let single = members.len() == 1;
         if let (true, Some(&block)) = (single, members.first())
             && !self.successors[block as usize].contains(&block)
@@ -261,7 +270,7 @@ impl Sorter {
         if let Some(outer) = self.separate(header) {
             let mut members = members;
             members.push(outer);
-            self.component(members, out);
+            self.component(members, depth, out);
             return;
         }
         let mut rest: Vec<u32> = members.into_iter().filter(|&b| b != header).collect();
@@ -270,7 +279,7 @@ impl Sorter {
         }
         out.push(Work::Emit(header));
         if !rest.is_empty() {
-            out.push(Work::Sort(rest));
+            out.push(Work::Sort(rest, depth + 1));
         }
     }
 
@@ -308,7 +317,7 @@ impl Sorter {
         let moved: Vec<u32> = self.predecessors[header as usize]
             .iter()
             .copied()
-            .filter(|p| !polling.contains(p))
+            .filter(|p| polling.binary_search(p).is_err())
             .collect();
         self.redirect(&moved, header, outer);
         self.predecessors[header as usize] = polling;
@@ -372,7 +381,7 @@ impl Sorter {
             term: Some(Term::Jump(header)),
         });
         self.redirect(&sources, header, latch);
-        self.predecessors[header as usize].retain(|p| !sources.contains(p));
+        self.predecessors[header as usize].retain(|p| sources.binary_search(p).is_err());
         self.predecessors[header as usize].push(latch);
         self.predecessors.push(sources);
         self.successors.push(smallvec![header]);
