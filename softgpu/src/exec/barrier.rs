@@ -84,6 +84,12 @@ impl NamedBarrier {
         (self.arrived, self.count)
     }
 
+    /// What the current generation has been given for `bar.red`.
+    #[must_use]
+    pub fn reduction(&self) -> Reduction {
+        self.reduction
+    }
+
     /// Adds an arrival. `live` = threads of the CTA that have not exited. Says
     /// whether the generation completed.
     ///

@@ -13,6 +13,8 @@ use std::ptr::NonNull;
 
 use parking_lot::Mutex;
 
+use super::warp::{digest, stir};
+
 /// What uninitialised shared and local memory holds, as 32-bit words.
 pub const POISON: u32 = 0xFFC0_DEAD;
 
@@ -71,6 +73,20 @@ impl Block {
     /// First byte.
     pub(super) fn base(&self) -> *mut u8 {
         self.base.as_ptr()
+    }
+
+    /// Bytes.
+    pub(super) fn len(&self) -> usize {
+        self.layout.size()
+    }
+
+    /// Adds the contents to a hash. Nobody else may use them meanwhile.
+    pub(super) fn fingerprint(&self, hash: u64) -> u64 {
+        let rows = self.len() / 32;
+        // SAFETY: the block is initialised, this long and aligned to 1024; the caller has it to
+        // itself.
+        let rows = unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast(), rows) };
+        stir(hash, digest(rows.iter().copied()))
     }
 
     /// Keeps the block for the next CTA.

@@ -12,7 +12,7 @@ use super::inst::LaneFault;
 use super::kernel::Kernel;
 use super::regs::{RegFile, Slot};
 use super::system::Site;
-use super::warp::{Step, Warp};
+use super::warp::{Step, Warp, stir};
 use crate::error::FaultKind;
 use crate::ir::{CallSite, Callee, Class, Instr, Op, Reg, Routine, Transfer};
 
@@ -65,6 +65,21 @@ impl Stacks {
     /// The tops of the threads' stacks.
     pub(super) fn tops(&self) -> [u64; 32] {
         self.top.map(u64::from)
+    }
+
+    /// A hash of all of it.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let words = self.frame.iter().chain(&self.top);
+        let hash = words.fold(0, |hash, &word| stir(hash, word.into()));
+        self.histories.iter().fold(hash, |hash, history| {
+            let calls = history.activations.iter().map(|call| {
+                let back = u64::from(call.site) << 32 | u64::from(call.frame);
+                stir(back, call.top.into())
+            });
+            let hash = stir(hash, history.activations.len() as u64);
+            let saved = history.saved.iter().map(|&word| word.into());
+            calls.chain(saved).fold(hash, stir)
+        })
     }
 
     /// Takes bytes from the stack of a thread; where they begin.

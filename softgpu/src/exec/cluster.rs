@@ -2,8 +2,9 @@
 //!
 //! [`Cluster::run`] gives slices to the warps that can run, round robin (or as the seed says), and
 //! completes asynchronous operations when they are due. When no warp can run it completes the next
-//! operation at once; when nothing is in flight either, warps that only spin get another turn; and
-//! when that changes nothing the cluster is idle and the machine goes on elsewhere.
+//! operation at once; when nothing is in flight either, warps that only spin run on for a while; and
+//! when that changes nothing the cluster is idle and the machine goes on elsewhere. Now and then it
+//! looks whether all warps together go round and round ([`super::round`]).
 //!
 //! Deadlock: nothing can run, nothing is in flight, no warp spins or sleeps. Warps in `try_wait`
 //! are then let go once, since the instruction may time out. If they all come back without having
@@ -22,21 +23,25 @@ use super::device;
 use super::held::Held;
 use super::inflight::{Action, InFlight, Op, due_of_store};
 use super::mbar;
+use super::round::{Found, Searches};
 use super::seed::Choice;
 use super::split::Wait;
 use super::transfer::Progress;
 use super::visibility::LateStores;
 use super::warp::{Stop, Warp};
-use super::watch::{Recorder, Recording, Watch, Word};
+use super::watch::{Recorder, Watch, Word};
 use super::wgmma;
 use crate::error::Fault;
 
 /// Warp instructions that a warp runs at a time.
-const SLICE: u32 = 4096;
+const SLICE: u64 = 4096;
 
 /// How long a parked cluster whose loops are no fixed points is left alone: at first, and at most.
 const SHORTEST_PARK: u64 = 1_000_000;
 const LONGEST_PARK: u64 = 200_000_000;
+
+/// Words that a report names of those that a cluster reads.
+const READS: usize = 4;
 
 /// What became of a quantum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +70,9 @@ pub(super) struct Cluster {
     park: u64,
     /// What it watches while it is idle.
     watch: Option<Watch>,
+    /// What it read, for reports, if it goes round.
+    pub(super) reads: Vec<Word>,
+    pub(super) searches: Searches,
 }
 
 /// Where the CTAs of a new cluster are.
@@ -84,10 +92,8 @@ impl Cluster {
         let size = launch.cluster_size();
         let mut blocks = Vec::new();
         let mut block = |bytes: usize| {
-            let block = Block::poisoned(bytes);
-            let base = block.base();
-            blocks.push(block);
-            base
+            blocks.push(Block::poisoned(bytes));
+            blocks[blocks.len() - 1].base()
         };
         let shared = (0..size).map(|_| SharedMemory {
             base: block(shared_bytes as usize),
@@ -111,7 +117,7 @@ impl Cluster {
             cluster_id: site.cluster_id,
         };
         let warps = (0..size).flat_map(|rank| (0..warps_per_cta).map(move |i| (rank, i)));
-        let warps = warps
+        let warps: Vec<_> = warps
             .map(|(rank, index)| Warp::new(&env, rank, index))
             .collect();
         let st = State {
@@ -140,12 +146,14 @@ impl Cluster {
         Self {
             env: Arc::new(env),
             st,
+            searches: Searches::new(warps.len()),
             warps,
             warps_per_cta: warps_per_cta as usize,
             next: 0,
             stalled_at: None,
             park: SHORTEST_PARK,
             watch: None,
+            reads: Vec::new(),
         }
     }
 
@@ -191,9 +199,9 @@ impl Cluster {
         self.st.share = Share::begin(clock, self.st.work, clusters);
         self.st.turn += 1;
         self.watch = None;
+        self.reads.clear();
         self.st.look_at_faults(env.launch.device);
         let result = self.advance(&env, quantum);
-        self.st.record(Recording::Off);
         self.st.settle_tally();
         if matches!(result, Ok(Outcome::Busy)) {
             self.park = SHORTEST_PARK;
@@ -213,9 +221,20 @@ impl Cluster {
         let mut progress = false;
         while self.st.work < end {
             self.complete_due(env)?;
+            if self.may_go_round() {
+                let found = self.look_for_round(env)?;
+                if found == Found::Round {
+                    return Ok(if progress {
+                        Outcome::Busy
+                    } else {
+                        self.pause(env, found)
+                    });
+                }
+                progress |= found == Found::Progress;
+            }
             if let Some(index) = self.pick() {
                 let before = self.st.tally[EFFECTS];
-                let stop = self.slice(env, index)?;
+                let stop = self.slice(env, index, SLICE)?;
                 progress |=
                     matches!(stop, Stop::Slice | Stop::Ended) || self.st.tally[EFFECTS] != before;
                 continue;
@@ -223,12 +242,10 @@ impl Cluster {
             if let Some(op) = self.st.inflight.pop_first() {
                 self.complete(env, op)?;
                 progress = true;
-                self.st.record(Recording::Off);
                 continue;
             }
             if self.st.late.any() {
                 progress = true;
-                self.st.record(Recording::Off);
                 if self.st.choice.below(2, 1) == 0 {
                     // Others run between one store and the next.
                     return Ok(Outcome::Busy);
@@ -244,41 +261,54 @@ impl Cluster {
                     false => Outcome::Idle,
                 });
             }
-            let spinning = self.st.ctas.iter().any(|cta| cta.spinning != 0);
-            if spinning {
-                if self.st.recorder.on {
-                    return Ok(if progress {
-                        Outcome::Busy
-                    } else {
-                        self.pause(env)
-                    });
+            if self.only_polls() {
+                if progress {
+                    return Ok(Outcome::Busy);
                 }
-                self.st.record(Recording::On);
-                self.release_spinning();
-                continue;
+                return Ok(match self.search(env)? {
+                    Found::Progress => Outcome::Busy,
+                    found => self.pause(env, found),
+                });
             }
             if self.stalled(env)? {
                 return Ok(if progress {
                     Outcome::Busy
                 } else {
-                    self.pause(env)
+                    self.pause(env, Found::Blocked)
                 });
             }
         }
         Ok(Outcome::Busy)
     }
 
+    /// Whether there are warps that spin or sleep; none can run.
+    fn only_polls(&self) -> bool {
+        let mut splits = self.warps.iter().flat_map(|warp| warp.splits.iter());
+        self.st.ctas.iter().any(|cta| cta.spinning != 0)
+            || splits.any(|split| matches!(split.wait, Wait::Sleep { .. }))
+    }
+
     /// Ends a turn in which nothing has happened, nor can inside: what would change that.
-    fn pause(&mut self, env: &Env) -> Outcome {
-        let words = self.st.recorder.finish();
-        self.watch = self.watched(env, words);
+    fn pause(&mut self, env: &Env, found: Found) -> Outcome {
+        if found == Found::Nothing {
+            self.be_patient();
+        }
+        self.watch = self.watched(env, found);
         Outcome::Idle
     }
 
     /// What can end all waits of the cluster, if that is known.
-    fn watched(&mut self, env: &Env, words: Option<Vec<Word>>) -> Option<Watch> {
-        let spinning = self.st.ctas.iter().any(|cta| cta.spinning != 0);
-        let mut timed = spinning && !self.st.recorder.fixed;
+    fn watched(&mut self, env: &Env, found: Found) -> Option<Watch> {
+        let words = match found {
+            Found::Blocked => Vec::new(),
+            _ => self.st.recorder.take_words()?,
+        };
+        self.reads.extend(words.iter().take(READS));
+        let mut timed = match found {
+            Found::Blocked => false,
+            Found::Round => !self.st.recorder.fixed,
+            _ => true,
+        };
         let mut launch = None;
         for split in self.warps.iter().flat_map(|warp| warp.splits.iter()) {
             match split.wait {
@@ -292,8 +322,7 @@ impl Cluster {
             // They arrive in its turns.
             return None;
         }
-        let words = if spinning { words? } else { Vec::new() };
-        if !spinning && launch.is_none() {
+        if found == Found::Blocked && launch.is_none() {
             return None;
         }
         let ticks = Clock::ticks(self.park);
@@ -317,31 +346,32 @@ impl Cluster {
     }
 
     /// Warps that only spin may run again.
-    fn release_spinning(&mut self) {
+    pub(super) fn release_spinning(&mut self) {
         for cta in &mut self.st.ctas {
             cta.ready |= std::mem::take(&mut cta.spinning);
         }
     }
 
     /// The next warp that can run.
-    fn pick(&mut self) -> Option<usize> {
+    pub(super) fn pick(&mut self) -> Option<usize> {
         let count = self.warps.len();
         let random = self.st.choice.below(count as u64, self.next as u64);
         let start = usize::try_from(random).unwrap_or(0);
-        let ctas = &self.st.ctas;
-        let ready = |index: &usize| {
-            let cta = &ctas[index / self.warps_per_cta];
-            cta.ready >> (index % self.warps_per_cta) & 1 != 0
-        };
-        let found = (start..count).chain(0..start).find(ready)?;
+        let mut order = (start..count).chain(0..start);
+        let found = order.find(|&index| self.is_ready(index))?;
         self.next = (found + 1) % count;
         Some(found)
     }
 
-    /// Runs one warp.
-    fn slice(&mut self, env: &Env, index: usize) -> Result<Stop, Fault> {
-        let random = self.st.choice.below(SLICE.into(), SLICE.into());
-        let slice = u32::try_from(random).unwrap_or(SLICE).max(16);
+    /// Whether a warp can run, or has to look whether it can.
+    pub(super) fn is_ready(&self, index: usize) -> bool {
+        let cta = &self.st.ctas[index / self.warps_per_cta];
+        cta.ready >> (index % self.warps_per_cta) & 1 != 0
+    }
+
+    /// Runs one warp for at most about so many instructions.
+    pub(super) fn slice(&mut self, env: &Env, index: usize, most: u64) -> Result<Stop, Fault> {
+        let slice = self.st.choice.below(most, most).max(16);
         let stop = self.warps[index].run(env, &mut self.st, slice)?;
         let bit = 1 << (index % self.warps_per_cta);
         let cta = &mut self.st.ctas[index / self.warps_per_cta];
@@ -402,12 +432,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Nothing can run, is in flight or spins: whether the turn is over.
+    /// Nothing can run, is in flight, spins or sleeps: whether the turn is over.
     fn stalled(&mut self, env: &Env) -> Result<bool, Fault> {
         let waits = || self.warps.iter().flat_map(|warp| warp.splits.iter());
-        let sleeping = waits().any(|split| matches!(split.wait, Wait::Sleep { .. } | Wait::Grid));
         let timed = waits().any(|split| matches!(split.wait, Wait::Mbarrier { .. }));
-        if sleeping {
+        if waits().any(|split| split.wait == Wait::Grid) {
             return Ok(true);
         }
         let activity = self.st.settle_tally();
@@ -428,7 +457,7 @@ impl Cluster {
     fn pick_all(&mut self, env: &Env) -> Result<(), Fault> {
         for _ in 0..self.warps.len() {
             let Some(index) = self.pick() else { break };
-            self.slice(env, index)?;
+            self.slice(env, index, SLICE)?;
         }
         Ok(())
     }

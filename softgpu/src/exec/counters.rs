@@ -320,6 +320,7 @@ fn is_clock(instr: &Instr) -> bool {
             | Op::Special(
                 Special::Clock
                     | Special::Clock64
+                    | Special::ClockHi
                     | Special::Globaltimer
                     | Special::GlobaltimerLo
                     | Special::GlobaltimerHi

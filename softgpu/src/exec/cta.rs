@@ -317,13 +317,27 @@ pub(super) struct State {
 impl State {
     /// `%clock64`; also the unit of [`Wait::Mbarrier`] and [`Wait::Sleep`].
     pub(super) fn cycles(&self) -> u64 {
-        self.share.cycles(self.work)
+        self.share.cycles(self.seen_work())
+    }
+
+    /// `%globaltimer`.
+    pub(super) fn nanoseconds(&self) -> u64 {
+        self.share.nanoseconds(self.seen_work())
+    }
+
+    /// The work that clocks show. They stand still while polls are recorded.
+    fn seen_work(&self) -> u64 {
+        if self.recorder.on {
+            self.recorder.begin
+        } else {
+            self.work
+        }
     }
 
     /// Begins or ends the recording of polls.
     pub(super) fn record(&mut self, recording: Recording) {
         match recording {
-            Recording::On => self.recorder.start(),
+            Recording::On => self.recorder.start(self.work),
             Recording::Off => self.recorder.on = false,
         }
         self.hook();

@@ -103,6 +103,11 @@ impl InFlight {
         self.queue.pop_first().map(|(_, op)| op)
     }
 
+    /// Whether all operations are complete.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     /// Notes that an operation is complete.
     pub(super) fn finish(&mut self, id: OpId) {
         self.stages.remove(&id);

@@ -50,6 +50,7 @@ pub mod printf;
 pub mod regs;
 mod report;
 mod residency;
+mod round;
 mod scheduler;
 mod seed;
 mod split;

@@ -21,6 +21,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::warp::{digest, stir};
 use crate::ir::{Class, Operand};
 
 /// Lanes of a warp.
@@ -114,15 +115,11 @@ impl RegFile {
 
     /// A hash of all registers.
     pub(super) fn fingerprint(&self) -> u64 {
-        let mix = |hash: u64, value: u64| {
-            (hash ^ value)
-                .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-                .rotate_left(29)
-        };
-        let pairs = self.lanes.iter().flat_map(|lanes| lanes.0.chunks_exact(2));
-        let words = pairs.map(|pair| u64::from(pair[0]) << 32 | u64::from(pair[1]));
+        let word = |pair: &[u32]| u64::from(pair[0]) << 32 | u64::from(pair[1]);
+        let rows = self.lanes.iter().flat_map(|lanes| lanes.0.chunks_exact(8));
+        let rows = rows.map(|row| std::array::from_fn(|i| word(&row[2 * i..2 * i + 2])));
         let preds = self.preds.iter().map(|&bits| bits.into());
-        words.chain(preds).fold(self.carry.into(), mix)
+        preds.fold(stir(digest(rows), self.carry.into()), stir)
     }
 
     /// A small file with copies of some operands of any class, and where they are in it.

@@ -10,6 +10,7 @@ use super::mbar;
 use super::regs::Slot;
 use super::split::{Split, Wait};
 use super::warp::Warp;
+use super::watch::Word;
 use crate::error::{Fault, FaultKind};
 use crate::ir::Class;
 
@@ -83,21 +84,15 @@ impl Cluster {
     /// The waits of all warps.
     pub(super) fn waits(&self) -> Vec<Waiting> {
         let env = &*self.env;
-        let mut found = Vec::new();
+        let mut found: Vec<_> = self.reads().into_iter().collect();
         for warp in &self.warps {
+            let cta = self.cta(warp);
             for split in warp.splits.iter() {
                 let line = env.launch.kernel.code[split.pc as usize].line;
                 let what = self.describe(env, warp, split);
-                let [x, y, z] = env.positions[warp.rank as usize].cta;
-                let text = format!(
-                    "kernel {} launch {} device {} CTA ({x},{y},{z}) warp {} lanes {:#x} line {}: {what}",
-                    env.launch.kernel.name(),
-                    env.launch.id,
-                    env.launch.device,
-                    warp.index,
-                    split.mask,
-                    env.place(line),
-                );
+                let (index, mask) = (warp.index, split.mask);
+                let at = env.place(line);
+                let text = format!("{cta} warp {index} lanes {mask:#x} line {at}: {what}");
                 let origin = warp.origin(split.mask.trailing_zeros(), line);
                 found.push(Waiting { origin, text });
             }
@@ -125,10 +120,36 @@ impl Cluster {
         self.env.fault(origin, kind)
     }
 
+    /// What a cluster reads in which the warps go round together, and none spins by itself.
+    fn reads(&self) -> Option<Waiting> {
+        let mut splits = self.warps.iter().flat_map(|warp| warp.splits.iter());
+        if self.reads.is_empty() || splits.any(|split| split.spin.hot) {
+            return None;
+        }
+        let warp = self.warps.first()?;
+        let split = warp.splits.iter().next()?;
+        let line = self.env.launch.kernel.code[split.pc as usize].line;
+        let mut text = format!("{} goes round", self.cta(warp));
+        for Word { address, value, .. } in &self.reads {
+            let _ = write!(text, ", reads {address:#x} and sees {value:#x}");
+        }
+        let origin = warp.origin(split.mask.trailing_zeros(), line);
+        Some(Waiting { origin, text })
+    }
+
+    /// The CTA of a warp, in words.
+    fn cta(&self, warp: &Warp) -> String {
+        let (env, launch) = (&*self.env, &self.env.launch);
+        let [x, y, z] = env.positions[warp.rank as usize].cta;
+        let (name, id, device) = (launch.kernel.name(), launch.id, launch.device);
+        format!("kernel {name} launch {id} device {device} CTA ({x},{y},{z})")
+    }
+
     fn describe(&self, env: &Env, warp: &Warp, split: &Split) -> String {
         let cta = &self.st.ctas[warp.rank as usize];
         match split.wait {
-            Wait::Run => polled(env, warp, split),
+            Wait::Run if split.spin.hot => polled(env, warp, split),
+            Wait::Run => "runnable".to_owned(),
             Wait::Converge => format!("other lanes of the warp (live {:#x})", warp.live),
             Wait::WarpBarrier { members } => format!("bar.warp.sync of {members:#x}"),
             Wait::Barrier { id, .. } => {
@@ -160,9 +181,6 @@ impl Cluster {
 /// What a spinning split polls: the polls of the loop, with the addresses and values of its first
 /// lane.
 fn polled(env: &Env, warp: &Warp, split: &Split) -> String {
-    if !split.spin.hot {
-        return "runnable".to_owned();
-    }
     let kernel = &env.launch.kernel;
     let lane = split.mask.trailing_zeros();
     let mut text = "spins".to_owned();

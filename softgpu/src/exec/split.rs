@@ -82,8 +82,10 @@ pub(super) struct Spin {
     pub(super) quiet: u32,
     /// Doublings of the iterations that it takes to call it spinning.
     pub(super) patience: u32,
-    /// Hash of the registers at the last backward branch, while a round is recorded.
+    /// Hash of the registers at the last backward branch, while polls are recorded.
     pub(super) registers: u64,
+    /// They have changed since the backward branch before: it counts its attempts.
+    pub(super) counts: bool,
     /// The backward branch of the loop.
     pub(super) branch: u32,
 }
@@ -98,7 +100,17 @@ impl Spin {
     pub(super) fn armed(&self) -> bool {
         self.hot || self.quiet % SAMPLING >= SAMPLING - SAMPLED
     }
+
+    /// Lets a loop that counts its attempts make more of them in the next turn.
+    pub(super) fn be_patient(&mut self) {
+        if std::mem::take(&mut self.counts) {
+            self.patience = (self.patience + 1).min(MOST_PATIENCE);
+        }
+    }
 }
+
+/// Most doublings of the iterations of a loop that counts its attempts.
+const MOST_PATIENCE: u32 = 13;
 
 /// Instructions that a split may run while others of its warp can.
 const BUDGET: i32 = 1 << 15;

@@ -14,7 +14,7 @@ use super::counters::{CLOCKS, EFFECTS, POLLS};
 use super::cta::{Env, Event, Origin, State, events, thread_indices};
 use super::group::Groups;
 use super::inst::{Code, Inst, LaneFault};
-use super::kernel::{Flow, Kernel, Sys};
+use super::kernel::{AccessKind, Flow, Kernel, Sys};
 use super::regs::{PredSlot, RegFile, Slot};
 use super::split::{Spin, Split, Splits, Wait};
 use super::visibility::{Touch, orders_nothing};
@@ -83,14 +83,22 @@ enum Go {
 /// Iterations of a loop that polls in vain before the warp gives way.
 const SPINS: u32 = 2;
 
-/// Most doublings of [`SPINS`] for a loop that counts its attempts.
-const MOST_PATIENCE: u32 = 13;
-
 /// Adds a value to a hash.
 pub(super) fn stir(hash: u64, value: u64) -> u64 {
     (hash ^ value)
         .wrapping_mul(0x9E37_79B9_7F4A_7C15)
         .rotate_left(29)
+}
+
+/// A hash of many words, four at a time because each step has to wait for the one before.
+pub(super) fn digest(rows: impl Iterator<Item = [u64; 4]>) -> u64 {
+    let mut sums = [1, 2, 3, 4];
+    for row in rows {
+        for (sum, word) in sums.iter_mut().zip(row) {
+            *sum = stir(*sum, word);
+        }
+    }
+    sums.into_iter().fold(0, stir)
 }
 
 /// Whether an instruction of the machine reads nothing that changes outside of the cluster, but for
@@ -118,6 +126,10 @@ pub(super) fn is_known(op: &Op) -> bool {
             | Op::Isspacep(_)
             | Op::Mapa { .. }
             | Op::Getctarank { .. }
+            | Op::Frame
+            | Op::StackSave
+            | Op::StackRestore
+            | Op::Alloca(_)
     )
 }
 
@@ -142,6 +154,9 @@ pub(super) struct Warp {
     pub(super) stacks: Box<Stacks>,
     /// Phase of the cluster barrier in which lanes last arrived, and which.
     pub(super) cluster_arrived: (u64, u32),
+    /// Since a round began: it has had a slice, and which of its lanes have run.
+    pub(super) served: bool,
+    pub(super) ran: u32,
     /// Weak loads of the split that runs count as polls.
     armed: bool,
 }
@@ -170,6 +185,8 @@ impl Warp {
             wgmma: WarpIssue::default(),
             stacks: Box::new(Stacks::new(kernel.function().local_bytes)),
             cluster_arrived: (0, 0),
+            served: false,
+            ran: 0,
             armed: false,
         }
     }
@@ -188,9 +205,10 @@ impl Warp {
     ///
     /// # Errors
     /// The fault that ends the launch.
-    pub(super) fn run(&mut self, env: &Env, st: &mut State, slice: u32) -> Result<Stop, Fault> {
+    pub(super) fn run(&mut self, env: &Env, st: &mut State, slice: u64) -> Result<Stop, Fault> {
+        self.served = true;
         self.look_at_waits(env, st, Look::First);
-        let end = st.work + u64::from(slice);
+        let end = st.work + slice;
         loop {
             let Some((at, limit)) = self.splits.select() else {
                 // What this warp did may have ended its own wait: the last arrival at a barrier.
@@ -240,6 +258,7 @@ impl Warp {
         } = *self.splits.at(at);
         let mut start = pc;
         self.armed = self.splits.at(at).spin.armed();
+        self.ran |= active;
         loop {
             if pc == limit {
                 self.leave(at, pc);
@@ -426,21 +445,15 @@ impl Warp {
         spin.last = spin.hash;
         spin.last_places = spin.places;
         (spin.hash, spin.places, spin.polled) = (0, 0, false);
-        let spun = spin.count >= SPINS << spin.patience;
-        if st.recorder.on && spin.count + 1 >= SPINS << spin.patience {
+        let patience = if st.recorder.on { 0 } else { spin.patience };
+        let spun = spin.count >= SPINS << patience;
+        if st.recorder.on && spin.count + 1 >= SPINS {
             // The last two iterations before the verdict.
             let registers = self.regs.fingerprint();
             let spin = &mut self.splits.at_mut(at).spin;
-            let fixed = spin.registers == registers;
+            spin.counts = spun && !spin.timed && spin.registers != registers;
             spin.registers = registers;
-            if spun {
-                st.recorder.whole &= !spin.wanders;
-                st.recorder.fixed &= fixed;
-                if !fixed && !spin.timed {
-                    // It counts its attempts: let it get on.
-                    spin.patience = (spin.patience + 1).min(MOST_PATIENCE);
-                }
-            }
+            st.recorder.whole &= !(spun && spin.wanders);
         }
         if spun {
             let spin = &mut self.splits.at_mut(at).spin;
@@ -474,23 +487,17 @@ impl Warp {
         if st.injects {
             rest = self.inject(env, st, ctx, (&kernel.code[pc as usize], info, mask))?;
         }
-        if st.late.on && self.make_late(kernel, st, ctx, (pc, rest)) {
-            return Ok(0);
-        }
-        // Local memory may hold a counter.
-        st.recorder.fixed &= info.space != Space::Local;
-        if st.recorder.on && info.poll != 0 && (!info.weak || self.armed) {
+        if st.recorder.on && (info.poll != 0 || info.kind != AccessKind::Load) {
             let inst = &kernel.code[pc as usize];
-            // SAFETY: only loads, stores and atomics have bytes, and polls have; the file has all
+            // SAFETY: only loads, stores and atomics have bytes, and these have; the file has all
             // slots of the kernel.
             let (space, addresses) = unsafe { guest_addresses(&mut self.regs, inst) };
-            let mut last = None;
-            for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
-                let address = addresses[lane];
-                if last.replace(address) != Some(address) {
-                    st.recorder.poll(ctx, (space, address), info.bytes);
-                }
-            }
+            let lanes = (0..32).filter(|lane| mask >> lane & 1 != 0);
+            let places = lanes.map(|lane| (space, addresses[lane as usize], lane));
+            st.recorder.access((env, ctx), info, places);
+        }
+        if st.late.on && self.make_late(kernel, st, ctx, (pc, rest)) {
+            return Ok(0);
         }
         Ok(rest)
     }
@@ -545,6 +552,9 @@ impl Warp {
         st.counters.bytes.add(info.space, bytes);
         if info.poll == 0 || info.weak && !self.armed {
             return;
+        }
+        if st.recorder.on {
+            st.recorder.look_at_atomics();
         }
         let inst = &kernel.code[pc as usize];
         // SAFETY: as in `before_access`.
@@ -606,20 +616,25 @@ impl Warp {
                 Ok(false)
             }
             Flow::Call(site) => {
-                // The frame may hold a counter.
-                st.recorder.fixed = false;
+                st.recorder.before_store(env);
                 let kernel = &*env.launch.kernel;
                 self.enter_call(kernel, ctx, (&sys.instr, *site), (at, mask))
                     .map_err(|error| fault(self, error))?;
                 Ok(false)
             }
             Flow::Return => {
+                st.recorder.before_store(env);
                 self.leave_call(&env.launch.kernel, ctx, (at, mask))
                     .map_err(|error| fault(self, error))?;
                 Ok(false)
             }
             Flow::Machine => {
-                st.recorder.whole &= !st.recorder.on || is_known(&sys.instr.op);
+                if st.recorder.on {
+                    st.recorder.whole &= is_known(&sys.instr.op);
+                    if matches!(sys.instr.op, Op::Mbarrier(..)) {
+                        st.recorder.before_store(env);
+                    }
+                }
                 if st.late.on && !orders_nothing(&sys.instr.op) {
                     st.late.drain();
                 }

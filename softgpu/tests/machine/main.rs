@@ -12,6 +12,7 @@ mod engine;
 mod harness;
 mod multimem;
 mod ring;
+mod round;
 mod seeds;
 mod source;
 mod spin;
