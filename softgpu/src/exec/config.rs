@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::lanes::isa::Isa;
 use super::visible::{MOST, Visible};
+use crate::mem::DEVICE_BYTES;
 
 /// What a software machine looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct Config {
     pub devices: u32,
     /// Streaming multiprocessors per device (`SOFTGPU_SMS`, 1 to 132, default 132).
     pub sms: u32,
+    /// Bytes of memory per device (`SOFTGPU_MEMORY_GIB`, 1 to 79, default those of an H100 80 GB).
+    pub device_bytes: u64,
     /// Host worker threads (`SOFTGPU_THREADS`, default: the host's cores).
     pub host_threads: u32,
     /// Seed of schedules and completion orders (`SOFTGPU_SEED`). Without one the schedule is fixed
@@ -60,6 +63,8 @@ impl Config {
         Self {
             devices: visible(&lookup).count(),
             sms: small("SOFTGPU_SMS", 132, 132),
+            device_bytes: number("SOFTGPU_MEMORY_GIB")
+                .map_or(DEVICE_BYTES, |gib| gib.clamp(1, DEVICE_BYTES >> 30) << 30),
             host_threads: small("SOFTGPU_THREADS", cores, 1024),
             seed: number("SOFTGPU_SEED"),
         }
@@ -67,9 +72,10 @@ impl Config {
 }
 
 /// Variables that hold a number, and which numbers.
-const NUMBERS: [(&str, RangeInclusive<u64>); 5] = [
+const NUMBERS: [(&str, RangeInclusive<u64>); 6] = [
     ("SOFTGPU_DEVICES", 1..=MOST as u64),
     ("SOFTGPU_SMS", 1..=132),
+    ("SOFTGPU_MEMORY_GIB", 1..=DEVICE_BYTES >> 30),
     ("SOFTGPU_THREADS", 1..=1024),
     ("SOFTGPU_SEED", 0..=u64::MAX),
     ("SOFTGPU_DEADLOCK_SECONDS", 0..=u64::MAX),
@@ -160,12 +166,22 @@ mod tests {
         let config = Config::from_lookup(|name| match name {
             "SOFTGPU_DEVICES" => Some("99".into()),
             "SOFTGPU_SMS" => Some("0".into()),
+            "SOFTGPU_MEMORY_GIB" => Some("16".into()),
             "SOFTGPU_SEED" => Some("12345678901".into()),
             "SOFTGPU_THREADS" => Some("three".into()),
             _ => None,
         });
         assert_eq!(config.devices, 16);
         assert_eq!(config.sms, 1);
+        assert_eq!(config.device_bytes, 17_179_869_184);
+        let most = |gib: &'static str| {
+            Config::from_lookup(|name| (name == "SOFTGPU_MEMORY_GIB").then(|| gib.into()))
+                .device_bytes
+        };
+        assert_eq!(
+            ["0", "1000", "all"].map(most),
+            [1 << 30, 79 << 30, 85_029_158_912]
+        );
         assert_eq!(config.seed, Some(12_345_678_901));
         assert!(config.host_threads >= 1);
     }
@@ -179,6 +195,7 @@ mod tests {
             ("SOFTGPU_DEVICES", "17", "a number from 1 to 16"),
             ("SOFTGPU_DEVICES", "0", "a number from 1 to 16"),
             ("SOFTGPU_SMS", "all", "a number from 1 to 132"),
+            ("SOFTGPU_MEMORY_GIB", "80", "a number from 1 to 79"),
             ("SOFTGPU_THREADS", "-1", "a number from 1 to 1024"),
             (
                 "SOFTGPU_SEED",

@@ -30,6 +30,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
+use crate::exec::Config;
 pub use alloc::Peer;
 pub use ipc::{ArenaFile, Part, Process, SharedPage};
 pub use multicast::{Replica, Unicast};
@@ -40,7 +41,7 @@ pub use vmm::{Access, Location, Permission, Physical};
 
 /// Most devices that a machine can have (width of the permission fields).
 pub const MAX_DEVICES: u32 = 16;
-/// Bytes of memory that a device has: what an H100 SXM5 80 GB reports.
+/// Bytes of memory that a device has by default: what an H100 SXM5 80 GB reports.
 pub const DEVICE_BYTES: u64 = 85_029_158_912;
 /// Allocation granularity of virtual memory management.
 pub const GRANULARITY: u64 = 2 << 20;
@@ -224,8 +225,9 @@ impl AddressSpace {
         static GLOBAL: OnceLock<AddressSpace> = OnceLock::new();
         GLOBAL.get_or_init(|| {
             let mut window = WINDOW_BYTES;
+            let device_bytes = Config::global().device_bytes;
             loop {
-                match Self::new(WINDOW_BASE, window, DEVICE_BYTES) {
+                match Self::new(WINDOW_BASE, window, device_bytes) {
                     Ok(space) => return space,
                     Err(_) if window > SMALLEST_WINDOW => window /= 2,
                     Err(error) => panic!("no guest address space: {error}"),

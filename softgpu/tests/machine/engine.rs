@@ -227,6 +227,7 @@ fn a_seed_replays() {
         let machine = softgpu::exec::Engine::new(softgpu::exec::Config {
             devices: 1,
             sms: 4,
+            device_bytes: softgpu::mem::DEVICE_BYTES,
             host_threads: 1,
             seed: Some(seed),
         });

@@ -35,6 +35,7 @@ pub(crate) fn machine(sms: u32, seed: Option<u64>) -> Engine {
     Engine::new(Config {
         devices: 2,
         sms,
+        device_bytes: softgpu::mem::DEVICE_BYTES,
         host_threads: 2,
         seed,
     })

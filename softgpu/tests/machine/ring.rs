@@ -59,6 +59,7 @@ pub(crate) fn machine(devices: u32, seed: Option<u64>) -> Engine {
     Engine::new(Config {
         devices,
         sms: CTAS,
+        device_bytes: softgpu::mem::DEVICE_BYTES,
         host_threads: 2,
         seed,
     })

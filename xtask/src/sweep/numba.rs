@@ -17,6 +17,8 @@ const SCRIPT: &str = "numba/run.py";
 /// Tests compare all output and all warnings of a process with what they expect. This one is of our
 /// set-up: without nvJitLink numba-cuda links through the driver. The rest is as by unittest.
 const WARNINGS: &str = "default,ignore:cuda.bindings.nvjitlink is not available:RuntimeWarning";
+/// Memory of a device: a test fills a tenth of it, and twice as much of the host's.
+const MEMORY_GIB: &str = "16";
 /// For one test module.
 const LIMIT: Duration = Duration::from_secs(1200);
 /// For one listed test.
@@ -37,6 +39,7 @@ pub(super) fn run(places: &Places, only: &str, listed: &BTreeMap<&str, bool>) ->
         let python = || {
             let mut command = places.python(SCRIPT);
             command.env("PYTHONWARNINGS", WARNINGS);
+            command.env("SOFTGPU_MEMORY_GIB", MEMORY_GIB);
             command
         };
         let mut command = python();
