@@ -80,9 +80,11 @@ fn update(
         _ => return Err(Status::INVALID_VALUE),
     };
     let (_, stream) = stream(on, default)?;
-    let nodes = dependencies(nodes, edges, count)?;
     match capture::status(&stream) {
-        CaptureStatus::Active(capture) => capture.set_frontier(&stream, &nodes, adding),
+        CaptureStatus::Active(capture) => {
+            let nodes = dependencies(nodes, edges, count, capture.graph.node_count())?;
+            capture.set_frontier(&stream, &nodes, adding)
+        }
         CaptureStatus::None => Err(Status::ILLEGAL_STATE),
         CaptureStatus::Invalidated => Err(Status::STREAM_CAPTURE_INVALIDATED),
     }
@@ -99,8 +101,9 @@ entries! { call:
         on: u64, graph: u64, nodes: In<u64>, edges: In<Edge>, count: u64, mode: u32
     ) {
         let (context, stream) = stream(on, default)?;
-        let into = (Graph::get(graph)?, dependencies(nodes, edges, count)?);
-        capture::begin(&context, &stream, CaptureMode::from_number(mode)?, Some(into))
+        let graph = Graph::get(graph)?;
+        let after = dependencies(nodes, edges, count, graph.node_count())?;
+        capture::begin(&context, &stream, CaptureMode::from_number(mode)?, Some((graph, after)))
     }
     fn cuStreamEndCapture | cuStreamEndCapture_ptsz, default (on: u64, graph: Out<u64>) {
         end(on, default, graph)

@@ -16,25 +16,32 @@ use crate::driver::status::{Result, Status};
 use crate::driver::task::Task;
 use crate::driver::user_object::UserObject;
 
-/// Nodes that something comes after, with the data of the edges.
+/// Nodes that something comes after, with the data of the edges; `most` is how many there can be.
+/// A wrong count must not decide how much is read or allocated.
 pub(super) fn dependencies(
     nodes: In<u64>,
     edges: In<Edge>,
     count: u64,
+    most: usize,
 ) -> Result<Vec<(u64, Edge)>> {
-    let count = usize::try_from(count).map_err(|_| Status::INVALID_VALUE)?;
-    if count == 0 {
-        return Ok(Vec::new());
-    }
-    let edges = if edges.is_null() {
-        vec![Edge::default(); count]
-    } else {
-        edges.all(count)?
+    let count = usize::try_from(count).ok().filter(|count| *count <= most);
+    let pair = |i| {
+        let plain = edges.is_null();
+        let edge = if plain {
+            Ok(Edge::default())
+        } else {
+            edges.get_at(i)
+        };
+        Ok((nodes.get_at(i)?, edge?))
     };
-    if !edges.iter().all(is_valid) {
-        return Err(Status::INVALID_VALUE);
+    let pairs: Vec<_> = (0..count.ok_or(Status::INVALID_VALUE)?)
+        .map(pair)
+        .collect::<Result<_>>()?;
+    if pairs.iter().all(|(_, edge)| is_valid(edge)) {
+        Ok(pairs)
+    } else {
+        Err(Status::INVALID_VALUE)
     }
-    Ok(nodes.all(count)?.into_iter().zip(edges).collect())
 }
 
 /// Ports of kernels (0 to 2), no port to, kind 0 or 1, nothing reserved.
@@ -124,8 +131,10 @@ fn change_edges(
     change: Change,
 ) -> Result<()> {
     let graph = Graph::get(graph)?;
-    let sources = dependencies(from, edges, count)?;
-    let targets = dependencies(to, In::at(0), count)?;
+    let nodes = graph.node_count();
+    let most = nodes.saturating_mul(nodes);
+    let sources = dependencies(from, edges, count, most)?;
+    let targets = dependencies(to, In::at(0), count, most)?;
     let mut done: Vec<(u64, u64, Edge)> = Vec::new();
     for ((from, edge), (to, _)) in sources.into_iter().zip(targets) {
         let outcome = match change {

@@ -193,8 +193,9 @@ impl Place {
         if node.is_null() {
             return Err(Status::INVALID_VALUE);
         }
-        let after = dependencies(self.1, edges, self.2)?;
-        node.set(Graph::get(self.0)?.add(task, &after)?)
+        let graph = Graph::get(self.0)?;
+        let after = dependencies(self.1, edges, self.2, graph.node_count())?;
+        node.set(graph.add(task, &after)?)
     }
 }
 

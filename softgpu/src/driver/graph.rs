@@ -199,6 +199,12 @@ impl Graph {
         self.nodes.lock().keys().copied().collect()
     }
 
+    /// How many nodes there are.
+    #[must_use]
+    pub fn node_count(&self) -> usize {
+        self.nodes.lock().len()
+    }
+
     /// Handles of the nodes that wait for nothing.
     #[must_use]
     pub fn roots(&self) -> Vec<u64> {

@@ -242,6 +242,64 @@ fn parameters_are_copies_and_can_be_changed() {
 }
 
 #[test]
+fn counts_beyond_the_nodes_are_refused() {
+    let _context = Context::new(0);
+    let (g, s) = (graph(), stream(1));
+    let (mut a, mut b) = (null_mut(), null_mut());
+    cu!(cuGraphAddEmptyNode(&mut a, g, null(), 0));
+    cu!(cuGraphAddEmptyNode(&mut b, g, null(), 0));
+    let (two, none) = ([a, b], null());
+    for (nodes, count) in [
+        (two.as_ptr(), 1 << 40),
+        (two.as_ptr(), usize::MAX),
+        (none, 1),
+        (none, 1 << 40),
+    ] {
+        let mut c = null_mut();
+        let added = code!(cuGraphAddEmptyNode(&mut c, g, nodes, count));
+        assert_eq!(added, INVALID, "{count}");
+        for (from, to) in [(nodes, two.as_ptr()), (two.as_ptr(), nodes)] {
+            let connected = code!(cuGraphAddDependencies_v2(g, from, to, null(), count));
+            assert_eq!(connected, INVALID, "{count}");
+            let cut = code!(cuGraphRemoveDependencies_v2(g, from, to, null(), count));
+            assert_eq!(cut, INVALID, "{count}");
+        }
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        let begun = code!(cuStreamBeginCaptureToGraph(
+            s,
+            g,
+            nodes,
+            null(),
+            count,
+            mode
+        ));
+        assert_eq!(begun, INVALID, "{count}");
+        cu!(cuStreamBeginCapture_v2(s, mode));
+        let nodes = nodes.cast_mut();
+        let updated = code!(cuStreamUpdateCaptureDependencies_v2(
+            s,
+            nodes,
+            null(),
+            count,
+            0
+        ));
+        assert_eq!(updated, INVALID, "{count}");
+        let mut captured = null_mut();
+        cu!(cuStreamEndCapture(s, &mut captured));
+        cu!(cuGraphDestroy(captured));
+    }
+    let mut edges = 0;
+    cu!(cuGraphGetEdges_v2(
+        g,
+        null_mut(),
+        null_mut(),
+        null_mut(),
+        &mut edges
+    ));
+    assert_eq!(edges, 0);
+}
+
+#[test]
 fn cycles_and_foreign_nodes_are_refused() {
     let _context = Context::new(0);
     let (g, other) = (graph(), graph());
