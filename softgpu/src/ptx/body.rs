@@ -24,7 +24,7 @@ impl Parser<'_> {
                 }
                 depth -= 1;
                 out.push(Statement::Close);
-            } else if !self.accept(b';')? {
+            } else {
                 self.statement(&mut out)?;
             }
         }

@@ -31,8 +31,8 @@ pub struct Module {
     pub(crate) words: Vec<Box<str>>,
     pub(crate) variables: Vec<ast::Variable>,
     pub(crate) functions: Vec<ast::Function>,
-    /// `.alias`: another name and the function that it names.
-    pub(crate) aliases: Vec<(lexer::Sym, lexer::Sym)>,
+    /// `.alias`: where, another name, and the function that it names.
+    pub(crate) aliases: Vec<(lexer::Pos, lexer::Sym, lexer::Sym)>,
     globals: Vec<Global>,
     sources: Arc<Sources>,
 }

@@ -1,5 +1,5 @@
-//! Names that one scope defines twice. Such a text could mean one thing or the other: it is refused,
-//! as the assembler refuses it.
+//! Names that one scope defines twice, and other names for what is no function. Such a text could
+//! mean one thing or another, or nothing: it is refused, as the assembler refuses it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -60,7 +60,7 @@ fn is_in_range<'c>(name: &str, count_of: impl Fn(&str) -> Option<&'c u32>) -> bo
 /// Checks a module.
 ///
 /// # Errors
-/// The first name that is defined twice.
+/// The first name that is defined twice, or the first alias of nothing.
 pub(super) fn check<'w>(module: &Parsed, word: Word<'w>) -> Result<(), PtxError> {
     let mut defined = Scope::default();
     let variables = module.variables.iter();
@@ -71,6 +71,26 @@ pub(super) fn check<'w>(module: &Parsed, word: Word<'w>) -> Result<(), PtxError>
         if let Some(body) = &function.body {
             defined.name(function.pos, function.name, word)?;
             in_body(function, body, word)?;
+        }
+    }
+    aliases(module, word)
+}
+
+/// An alias is declared as a function without a body, and names one that has a body.
+fn aliases(module: &Parsed, word: Word<'_>) -> Result<(), PtxError> {
+    let functions = || module.functions.iter().filter(|f| !f.entry);
+    let declared: HashSet<Sym> = functions().map(|f| f.name).collect();
+    let defined = functions().filter(|f| f.body.is_some());
+    let mut defined: HashSet<Sym> = defined.map(|f| f.name).collect();
+    for &(pos, alias, target) in &module.aliases {
+        if !defined.contains(&target) {
+            return Err(pos.syntax(format!("`{}` is not a function with a body", word(target))));
+        }
+        if !declared.contains(&alias) {
+            return Err(pos.syntax(format!("`{}` is not declared", word(alias))));
+        }
+        if !defined.insert(alias) {
+            return Err(twice(pos, word(alias)));
         }
     }
     Ok(())

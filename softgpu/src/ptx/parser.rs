@@ -27,7 +27,25 @@ pub(crate) struct Parsed {
     pub(crate) target: String,
     pub(crate) variables: Vec<Variable>,
     pub(crate) functions: Vec<Function>,
-    pub(crate) aliases: Vec<(Sym, Sym)>,
+    /// Where it is said, another name, and the function that it names.
+    pub(crate) aliases: Vec<(Pos, Sym, Sym)>,
+}
+
+/// Architectures whose code an H100 can run (the "f" ones are all newer).
+const TARGETS: [&str; 26] = [
+    "10", "11", "12", "13", "20", "21", "30", "32", "35", "37", "50", "52", "53", "60", "61", "62",
+    "70", "72", "75", "80", "86", "87", "88", "89", "90", "90a",
+];
+const TARGET_OPTIONS: [&str; 4] = [
+    "debug",
+    "map_f64_to_f32",
+    "texmode_independent",
+    "texmode_unified",
+];
+
+fn is_target(word: &str) -> bool {
+    let architecture = word.strip_prefix("sm_").or(word.strip_prefix("compute_"));
+    architecture.is_some_and(|name| TARGETS.contains(&name))
 }
 
 impl<'a> Parser<'a> {
@@ -112,6 +130,14 @@ impl<'a> Parser<'a> {
         self.expected(what)
     }
 
+    fn expect_positive(&mut self, what: &str) -> Result<u32, PtxError> {
+        let pos = self.pos();
+        match self.expect_u32(what)? {
+            0 => Err(pos.syntax(format!("{what} must not be 0"))),
+            number => Ok(number),
+        }
+    }
+
     /// The directive under the cursor.
     pub(crate) fn directive(&self) -> Option<&'a str> {
         match self.token.tok {
@@ -126,9 +152,6 @@ impl<'a> Parser<'a> {
         loop {
             if self.token.tok == Tok::End {
                 return Ok(parsed);
-            }
-            if self.accept(b';')? {
-                continue;
             }
             let Some(directive) = self.directive() else {
                 return self.expected("a directive");
@@ -156,12 +179,12 @@ impl<'a> Parser<'a> {
             }
             ".file" | ".loc" | ".section" | ".pragma" => self.hint(directive)?,
             ".alias" => {
-                self.advance()?;
+                let pos = self.advance()?.pos;
                 let alias = self.expect_word("a function")?;
                 self.expect(b',')?;
                 let target = self.expect_word("a function")?;
                 self.expect(b';')?;
-                parsed.aliases.push((alias, target));
+                parsed.aliases.push((pos, alias, target));
             }
             _ => {
                 let linkage = self.linkage()?;
@@ -199,11 +222,21 @@ impl<'a> Parser<'a> {
     }
 
     fn target(&mut self) -> Result<String, PtxError> {
+        let pos = self.pos();
         let target = self.expect_word("a target")?;
-        while self.accept(b',')? {
-            self.expect_word("a target option")?;
+        let target = self.name(target);
+        if !is_target(target) {
+            return Err(pos.unsupported(format!("`.target {target}`")));
         }
-        Ok(self.name(target).to_owned())
+        while self.accept(b',')? {
+            let pos = self.pos();
+            let option = self.expect_word("a target option")?;
+            let option = self.name(option);
+            if !is_target(option) && !TARGET_OPTIONS.contains(&option) {
+                return Err(pos.unsupported(format!("target option `{option}`")));
+            }
+        }
+        Ok(target.to_owned())
     }
 
     pub(crate) fn linkage(&mut self) -> Result<Linkage, PtxError> {
@@ -311,22 +344,25 @@ impl<'a> Parser<'a> {
         while let Some(directive) = self.directive() {
             let pos = self.pos();
             match directive {
-                ".maxntid" | ".reqntid" | ".reqnctapercluster" => {
+                ".maxntid" => {
                     self.advance()?;
-                    let extent = Some(self.extent()?);
-                    match directive {
-                        ".maxntid" => function.max_threads = extent,
-                        ".reqntid" => function.req_threads = extent,
-                        _ => function.req_cluster = extent,
-                    }
+                    function.max_threads = Some(self.extent(Self::expect_positive)?);
+                }
+                ".reqntid" => {
+                    self.advance()?;
+                    function.req_threads = Some(self.extent(Self::expect_positive)?);
+                }
+                ".reqnctapercluster" => {
+                    self.advance()?;
+                    function.req_cluster = Some(self.extent(Self::expect_u32)?);
                 }
                 ".maxnreg" => {
                     self.advance()?;
-                    function.max_registers = Some(self.expect_u32("a register count")?);
+                    function.max_registers = Some(self.expect_positive("a register count")?);
                 }
                 ".minnctapersm" => {
                     self.advance()?;
-                    function.min_ctas = Some(self.expect_u32("a count")?);
+                    function.min_ctas = Some(self.expect_positive("a count")?);
                 }
                 ".maxnctapersm" | ".maxclusterrank" => {
                     self.advance()?;
@@ -346,13 +382,16 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    fn extent(&mut self) -> Result<[u32; 3], PtxError> {
+    fn extent(
+        &mut self,
+        number: fn(&mut Self, &str) -> Result<u32, PtxError>,
+    ) -> Result<[u32; 3], PtxError> {
         let mut extent = [1; 3];
         for (axis, extent) in extent.iter_mut().enumerate() {
             if axis > 0 && !self.accept(b',')? {
                 break;
             }
-            *extent = self.expect_u32("an extent")?;
+            *extent = number(self, "an extent")?;
         }
         Ok(extent)
     }

@@ -55,7 +55,7 @@ impl<'m> Context<'m> {
                 map.insert(function.name, position);
             }
         }
-        for (alias, target) in &module.aliases {
+        for (_, alias, target) in &module.aliases {
             if let Some(&function) = functions.get(target) {
                 functions.insert(*alias, function);
             }
