@@ -9,7 +9,6 @@ use parking_lot::Mutex;
 
 use super::context::Context;
 use super::status::{Result, Status};
-use crate::exec::hosts;
 use crate::mem::{AddressSpace, ArenaFile, MemError, Part, Process, SharedPage};
 
 /// A handle as it travels.
@@ -74,7 +73,6 @@ impl Words {
 
     /// Of a descriptor of this process, for others.
     fn of(kind: u32, fd: RawFd) -> Result<Self> {
-        hosts::share();
         let own = Process::own();
         Ok(Self {
             kind,
@@ -233,7 +231,7 @@ impl SharedEvent {
     ///
     /// `UNKNOWN` for a descriptor that does not fit.
     pub fn handle(&self) -> Result<Handle> {
-        Ok(Words::of(EVENT, self.page.descriptor())?.encode())
+        Ok(Words::of(EVENT, self.page.lend())?.encode())
     }
 
     /// The event of another process.

@@ -255,7 +255,7 @@ impl Multicast {
             offset,
             bytes,
             process: Process::own(),
-            fd: physical.descriptor(),
+            fd: physical.lend(),
             memory_offset,
         };
         let part = map_part(binding, Arc::clone(physical))?;

@@ -3,18 +3,18 @@
 //!
 //! Rule: nobody can help when at least one thread waits in a synchronising call and every other
 //! thread that ever called the driver waits in one too, or has slept without using any processor
-//! time while the device was idle. Once memory has been shared with other processes they might
-//! help, and this process cannot know. This is an approximation: a thread that sleeps for longer
-//! than the limit and then writes a flag is taken for helpless.
+//! time while the device was idle, and no process that shares memory with this one is left
+//! (`mem/sharing.rs`): what those may do, this process cannot know. This is an approximation: a
+//! thread that sleeps for longer than the limit and then writes a flag is taken for helpless.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::mem;
+
 static THREADS: Mutex<Vec<(i32, u32)>> = Mutex::new(Vec::new());
-static FOREIGN: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static OWN: OnceCell<Registration> = const { OnceCell::new() };
@@ -62,11 +62,6 @@ pub fn waiting<R>(wait: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Memory is shared with other processes from now on.
-pub fn share() {
-    FOREIGN.store(true, Ordering::Relaxed);
-}
-
 /// What threads have done so far: processor time of those that do not wait.
 #[derive(Debug, Default)]
 pub(super) struct Sample(Option<HashMap<i32, u64>>);
@@ -74,7 +69,7 @@ pub(super) struct Sample(Option<HashMap<i32, u64>>);
 impl Sample {
     /// The state of this moment.
     pub(super) fn take() -> Self {
-        if FOREIGN.load(Ordering::Relaxed) {
+        if mem::may_others_help() {
             return Self(None);
         }
         let threads = THREADS.lock().clone();

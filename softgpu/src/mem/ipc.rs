@@ -5,12 +5,12 @@
 //! own window. The pages are the same, so stores and atomics of kernels in both processes meet as
 //! on one machine. A mapping outlives the process that allocated the memory.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use super::{
     AddressSpace, GRANULARITY, HOST_ARENA, MAX_DEVICES, MemError, PAGE, Region, RegionKind,
-    read_write, sys,
+    read_write, sharing::User, sys,
 };
 
 /// A process that cannot be mistaken for a later one of the same number.
@@ -82,6 +82,7 @@ pub(super) struct Import {
     identity: (u64, u64),
     offset: u64,
     references: u32,
+    _user: Option<Arc<User>>,
 }
 
 fn foreign(value: u64) -> MemError {
@@ -135,12 +136,6 @@ impl ArenaFile {
         self.device
     }
 
-    /// The descriptor, valid as long as this object.
-    #[must_use]
-    pub fn descriptor(&self) -> RawFd {
-        self.file.descriptor()
-    }
-
     /// A duplicate for another process; the caller owns it.
     ///
     /// # Errors
@@ -155,7 +150,7 @@ impl ArenaFile {
 pub(super) const ARENA_NAME: &str = "softgpu:arena:";
 
 impl AddressSpace {
-    /// Where a live allocation of device memory is, with its arena's file.
+    /// Where a live allocation of device memory is, with its arena's file for others to open.
     ///
     /// # Errors
     ///
@@ -177,10 +172,10 @@ impl AddressSpace {
             lead: block.region.base - block.pages_at,
             bytes: block.region.bytes,
         };
-        Ok((part, arena.file.descriptor()))
+        Ok((part, arena.file.lend()))
     }
 
-    /// The file of a device's arena of this process.
+    /// The file of a device's arena of this process, for others.
     ///
     /// # Errors
     ///
@@ -191,7 +186,7 @@ impl AddressSpace {
         }
         let fd = {
             let mut state = self.state.lock();
-            self.arena(&mut state, device)?.file.descriptor()
+            self.arena(&mut state, device)?.file.lend()
         };
         ArenaFile::checked(sys::MemFile::duplicate(fd)?, device)
     }
@@ -251,6 +246,7 @@ impl AddressSpace {
             identity,
             offset: part.offset,
             references: 1,
+            _user: arena.file.user(),
         };
         state.imports.insert(region.base, import);
         let used = part.lead..part.lead.saturating_add(part.bytes);
@@ -351,22 +347,16 @@ impl SharedPage {
         self.file.export()
     }
 
-    /// The descriptor, valid as long as this object.
+    /// The descriptor for other processes to open, valid as long as this object.
     #[must_use]
-    pub fn descriptor(&self) -> RawFd {
-        self.file.descriptor()
+    pub fn lend(&self) -> RawFd {
+        self.file.lend()
     }
 
     /// A counter by index, below 512.
     #[must_use]
     pub fn counter(&self, index: usize) -> &std::sync::atomic::AtomicU64 {
         self.page.counter(index)
-    }
-}
-
-impl sys::MemFile {
-    fn descriptor(&self) -> RawFd {
-        self.fd().as_raw_fd()
     }
 }
 

@@ -18,6 +18,7 @@ mod ipc;
 mod multicast;
 mod pages;
 mod ranges;
+mod sharing;
 mod span;
 mod sys;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub use ipc::{ArenaFile, Part, Process, SharedPage};
 pub use multicast::{Replica, Unicast};
 use pages::{PAGE_BITS, Page, PageTable};
 use ranges::Ranges;
+pub use sharing::may_others_help;
 pub use span::{Span, Width};
 pub use vmm::{Access, Location, Permission, Physical};
 

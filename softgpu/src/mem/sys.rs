@@ -13,12 +13,15 @@
 )]
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
 use super::MemError;
+use super::sharing::User;
 
 fn os_error(operation: &'static str) -> MemError {
     MemError::Os {
@@ -99,14 +102,64 @@ pub(super) fn map_scrap(address: u64, len: u64) -> Result<(), MemError> {
 }
 
 /// A memory file: sparse, shareable between processes through its descriptor. Whatever comes from
-/// another process or may go to one passes through `duplicate`, `open` or `export`, except for
-/// the handles of `driver/ipc.rs`, which name a descriptor.
+/// another process or may go to one passes through `duplicate`, `open`, `lend` or `export`.
 #[derive(Debug)]
 pub(super) struct MemFile {
     fd: OwnedFd,
+    user: OnceLock<Option<Arc<User>>>,
+}
+
+/// A lock of the whole file of this kind, as fcntl takes it.
+fn fcntl_lock(kind: libc::c_int) -> libc::flock {
+    // SAFETY: zeros are valid for every field; they mean all bytes, from `SEEK_SET`, 0.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    #[expect(clippy::cast_possible_truncation, reason = "kinds are 0 to 2")]
+    let kind = kind as libc::c_short;
+    lock.l_type = kind;
+    lock
+}
+
+/// Locks a file that others may lock too, as long as it is open.
+pub(super) fn lock(file: &File) -> io::Result<()> {
+    let mut lock = fcntl_lock(libc::F_RDLCK);
+    // SAFETY: the descriptor is open, `lock` lives.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw mut lock) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether a file is locked through another open file description.
+pub(super) fn is_locked_by_others(file: &File) -> io::Result<bool> {
+    let mut lock = fcntl_lock(libc::F_WRLCK);
+    // SAFETY: the descriptor is open, `lock` lives.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } {
+        0 => Ok(libc::c_int::from(lock.l_type) != libc::F_UNLCK),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 impl MemFile {
+    fn new(fd: OwnedFd) -> Self {
+        let user = OnceLock::new();
+        Self { fd, user }
+    }
+
+    /// A file that another process may own.
+    fn foreign(fd: OwnedFd) -> Self {
+        let file = Self::new(fd);
+        // Others are not ours to lock and mark: whoever imports looks at the name.
+        if file.name().is_some_and(|name| name.starts_with("softgpu:")) {
+            file.user.get_or_init(|| User::borrower(&file));
+        }
+        file
+    }
+
+    /// This process as a user of a file that is shared; keeps it a user.
+    pub(super) fn user(&self) -> Option<Arc<User>> {
+        self.user.get().cloned().flatten()
+    }
+
     /// Creates a file of `bytes` zero bytes; `name` shows in `/proc/self/fd`.
     pub(super) fn create(name: &str, bytes: u64) -> Result<Self, MemError> {
         let operation = "create a memory file";
@@ -127,12 +180,11 @@ impl MemFile {
         if unsafe { libc::ftruncate(fd.as_raw_fd(), length) } != 0 {
             return Err(os_error(operation));
         }
-        Ok(Self { fd })
+        Ok(Self::new(fd))
     }
 
     /// Takes a duplicate of a descriptor that somebody else owns.
     pub(super) fn duplicate(raw: RawFd) -> Result<Self, MemError> {
-        crate::exec::hosts::share();
         let operation = "import a memory file";
         // SAFETY: the call answers EBADF for a number that is not an open descriptor.
         let copy = unsafe { libc::fcntl(raw, libc::F_DUPFD_CLOEXEC, 0) };
@@ -141,12 +193,11 @@ impl MemFile {
         }
         // SAFETY: the descriptor was just returned and belongs to nobody else.
         let fd = unsafe { OwnedFd::from_raw_fd(copy) };
-        Ok(Self { fd })
+        Ok(Self::foreign(fd))
     }
 
     /// Opens the file that a path in `/proc` leads to.
     pub(super) fn open(path: &str) -> Result<Self, MemError> {
-        crate::exec::hosts::share();
         let file = std::fs::OpenOptions::new()
             .read(true)
             .write(true)
@@ -155,7 +206,7 @@ impl MemFile {
             operation: "open the memory of another process",
             errno: e.raw_os_error().unwrap_or(0),
         })?;
-        Ok(Self { fd: file.into() })
+        Ok(Self::foreign(file.into()))
     }
 
     /// The descriptor.
@@ -177,9 +228,16 @@ impl MemFile {
         Ok(Page(got.cast::<AtomicU64>().cast_const()))
     }
 
+    /// The descriptor, for other processes to open.
+    pub(super) fn lend(&self) -> RawFd {
+        let lender = User::lender(self);
+        self.user.get_or_init(|| lender);
+        self.fd.as_raw_fd()
+    }
+
     /// A duplicate for export; the caller owns and closes it.
     pub(super) fn export(&self) -> Result<OwnedFd, MemError> {
-        crate::exec::hosts::share();
+        self.lend();
         self.fd.try_clone().map_err(|e| MemError::Os {
             operation: "export a memory file",
             errno: e.raw_os_error().unwrap_or(0),
@@ -200,7 +258,7 @@ impl MemFile {
             operation: "inspect a memory file",
             errno: e.raw_os_error().unwrap_or(0),
         };
-        let file = std::fs::File::from(self.fd.try_clone().map_err(fail)?);
+        let file = File::from(self.fd.try_clone().map_err(fail)?);
         let meta = file.metadata().map_err(fail)?;
         Ok(((meta.dev(), meta.ino()), meta.len()))
     }

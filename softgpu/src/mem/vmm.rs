@@ -4,7 +4,7 @@
 //! exported as a descriptor and recognised where it is imported. Handles and mappings both hold a
 //! reference; its bytes are free again when the last one goes.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 
 use super::{
@@ -52,10 +52,10 @@ impl Physical {
         self.location
     }
 
-    /// The descriptor, valid as long as this object.
+    /// The descriptor for other processes to open, valid as long as this object.
     #[must_use]
-    pub fn descriptor(&self) -> RawFd {
-        self.file.fd().as_raw_fd()
+    pub fn lend(&self) -> RawFd {
+        self.file.lend()
     }
 
     /// A descriptor for another process (or this one) to import; the caller owns it.

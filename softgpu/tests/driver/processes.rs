@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use cudarc::driver::sys::{self, CUresult};
 
+use crate::patience::shared_pool;
 use crate::support::{BASIC, Context, alloc, download, function, module, stream, upload};
 use crate::virtual_memory::{allow, properties};
 
@@ -115,7 +116,7 @@ impl Peer {
         }
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
@@ -127,11 +128,11 @@ impl Peer {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn unhex(text: &str) -> [u8; 64] {
+pub(crate) fn unhex(text: &str) -> [u8; 64] {
     let byte = |i: usize| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap();
     std::array::from_fn(byte)
 }
@@ -188,7 +189,7 @@ fn child() {
         "idle" => idle(),
         "lend" => lend(),
         "look" => look(),
-        "patient" => crate::patience::patient(words[1]),
+        "patient" => crate::patience::patient(words[1], words[2]),
         "event" => event_partner(),
         "descriptor" => descriptor_partner(words[1]),
         "pool" => pool_partner(words[1]),
@@ -474,11 +475,11 @@ fn receive_descriptor(socket: &UnixStream) -> RawFd {
     unsafe { data.cast::<RawFd>().read_unaligned() }
 }
 
-const FD: sys::CUmemAllocationHandleType =
+pub(crate) const FD: sys::CUmemAllocationHandleType =
     sys::CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
-const BYTES: usize = 4 << 20;
+pub(crate) const BYTES: usize = 4 << 20;
 
-fn export(handle: u64) -> RawFd {
+pub(crate) fn export(handle: u64) -> RawFd {
     let mut fd = -1;
     cu!(cuMemExportToShareableHandle(
         (&raw mut fd).cast(),
@@ -489,14 +490,14 @@ fn export(handle: u64) -> RawFd {
     fd
 }
 
-fn import(fd: RawFd) -> u64 {
+pub(crate) fn import(fd: RawFd) -> u64 {
     let mut handle = 0;
     let number = std::ptr::without_provenance_mut(usize::try_from(fd).unwrap());
     cu!(cuMemImportFromShareableHandle(&mut handle, number, FD));
     handle
 }
 
-fn map(handle: u64, device: i32) -> u64 {
+pub(crate) fn map(handle: u64, device: i32) -> u64 {
     let mut at = 0;
     cu!(cuMemAddressReserve(&mut at, BYTES, 0, 0, 0));
     cu!(cuMemMap(at, BYTES, 0, handle, 0));
@@ -580,22 +581,7 @@ fn listener(what: &str) -> (UnixListener, std::path::PathBuf) {
 #[test]
 fn pools_are_shared_by_descriptor() {
     let _context = Context::new(1);
-    let mut props = std::mem::MaybeUninit::<sys::CUmemPoolProps>::zeroed();
-    // SAFETY: zeros are valid for every field.
-    let props = unsafe { props.assume_init_mut() };
-    props.allocType = sys::CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED;
-    props.handleTypes = FD;
-    props.location.type_ = sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE;
-    props.location.id = 1;
-    let mut pool = null_mut();
-    cu!(cuMemPoolCreate(&mut pool, props));
-    let mut fd: RawFd = -1;
-    cu!(cuMemPoolExportToShareableHandle(
-        (&raw mut fd).cast(),
-        pool,
-        FD,
-        0
-    ));
+    let (pool, fd) = shared_pool(1);
     let mut pointer = 0;
     cu!(cuMemAllocFromPoolAsync(&mut pointer, 8, pool, null_mut()));
     cu!(cuMemsetD32_v2(pointer, 5, 1));
