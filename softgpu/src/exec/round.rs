@@ -15,7 +15,7 @@
 
 use super::block::Block;
 use super::cluster::Cluster;
-use super::counters::EFFECTS;
+use super::counters::{EFFECTS, POLLS};
 use super::cta::{Cta, Env, Event, State};
 use super::split::{Split, Wait};
 use super::warp::{Stop, Warp, stir};
@@ -34,6 +34,10 @@ const COMPARISONS: u32 = 16;
 /// Slices per warp from one search to the next: at first, and at most.
 const SHORTEST_GAP: u64 = 4;
 const LONGEST_GAP: u64 = 512;
+
+/// Slices per warp that pass besides while only weak loads could be polls: nearly all loops that
+/// have them and no strong ones compute.
+const WEAK_GAP: u64 = 4096;
 
 /// Bytes of a cluster's memory that are compared at most.
 const MOST_MEMORY: usize = 1 << 20;
@@ -79,7 +83,11 @@ struct Mark {
 impl Cluster {
     /// Whether it is time to look whether the cluster, which does not spin, goes round.
     pub(super) fn may_go_round(&self) -> bool {
-        self.st.work >= self.searches.at
+        let more = match self.st.tally[POLLS] {
+            0 => WEAK_GAP * SLICE * self.warps.len() as u64,
+            _ => 0,
+        };
+        self.st.work >= self.searches.at + more
             && self.st.inflight.is_empty()
             && !self.st.choice.is_seeded()
     }
