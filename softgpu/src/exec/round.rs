@@ -37,7 +37,7 @@ const LONGEST_GAP: u64 = 512;
 
 /// Slices per warp that pass besides while only weak loads could be polls: nearly all loops that
 /// have them and no strong ones compute.
-const WEAK_GAP: u64 = 4096;
+const WEAK_GAP: u64 = 768;
 
 /// Bytes of a cluster's memory that are compared at most.
 const MOST_MEMORY: usize = 1 << 20;
@@ -83,9 +83,12 @@ struct Mark {
 impl Cluster {
     /// Whether it is time to look whether the cluster, which does not spin, goes round.
     pub(super) fn may_go_round(&self) -> bool {
-        let more = match self.st.tally[POLLS] {
-            0 => WEAK_GAP * SLICE * self.warps.len() as u64,
-            _ => 0,
+        // After a round there may be another one, right at the beginning of the next turn.
+        let polls = self.st.tally[POLLS] != 0 || self.searches.gap == 0;
+        let more = if polls {
+            0
+        } else {
+            WEAK_GAP * SLICE * self.warps.len() as u64
         };
         self.st.work >= self.searches.at + more
             && self.st.inflight.is_empty()
