@@ -7,10 +7,12 @@
     reason = "test sizes are small; helpers of tests, outside of test functions"
 )]
 
+mod cases;
 mod device;
 mod forms;
 mod mutants;
 mod operands;
 mod plans;
 mod problem;
+mod seeds;
 mod values;

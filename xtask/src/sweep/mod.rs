@@ -1,4 +1,5 @@
-//! `sweep clients`: outside programs of the CUDA driver API, unmodified, on the software GPU.
+//! `sweep gemm`: the large cases of the GEMM. `sweep clients`: outside programs of the CUDA driver
+//! API, unmodified, on the software GPU.
 //!
 //! They are installed under `target/clients/`, from pinned sources. Every test of theirs must pass,
 //! apart from those that `docs/softgpu-clients.md` lists one by one with a reason; a listed test that
@@ -20,6 +21,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::Format;
+use crate::process::{cargo, run as run_command};
 use install::Places;
 use list::Expected;
 use outcome::{Outcomes, Verdict};
@@ -48,6 +50,8 @@ pub(crate) struct Sweep {
 enum Subject {
     /// Outside programs of the driver API, on the software GPU
     Clients,
+    /// The large cases of `tests/gemm/cases.toml`
+    Gemm,
 }
 
 /// An outside client.
@@ -79,10 +83,28 @@ impl Suite {
     }
 }
 
+/// Runs what is asked for.
+pub(crate) fn run(sweep: &Sweep) -> Result<ExitCode> {
+    match sweep.what {
+        Subject::Clients => clients(sweep),
+        Subject::Gemm => gemm(),
+    }
+}
+
+/// Tests that take too long for every day.
+fn gemm() -> Result<ExitCode> {
+    let test = ["test", "-p", "hadal", "--test", "gemm", "--"];
+    run_command(
+        cargo()
+            .args(test)
+            .args(["--ignored", "--exact", "cases::sweep"]),
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Installs and runs the clients.
 #[expect(clippy::print_stdout, reason = "prints its results")]
-pub(crate) fn run(sweep: &Sweep) -> Result<ExitCode> {
-    let Subject::Clients = sweep.what;
+fn clients(sweep: &Sweep) -> Result<ExitCode> {
     let expected = Expected::read()?;
     let places = install::run()?;
     let suites = match &sweep.suites[..] {
