@@ -18,7 +18,7 @@ use parking_lot::{Condvar, Mutex};
 use super::capture::Capture;
 use super::overlap::Kernel;
 use super::status::{Result, Status};
-use crate::exec::{Engine, hosts};
+use crate::exec::{Engine, hosts, settle};
 
 /// How long a stream's thread waits for more work before it ends.
 const IDLE: Duration = Duration::from_millis(500);
@@ -272,6 +272,8 @@ struct State {
 /// The operations of a stream, and how far it has come.
 #[derive(Debug)]
 pub(super) struct Queue {
+    /// Handle of the stream.
+    handle: u64,
     state: Mutex<State>,
     more: Condvar,
     pub(super) timeline: Arc<Timeline>,
@@ -301,6 +303,7 @@ impl Queue {
     }
 
     fn run(self: &Arc<Self>) {
+        settle::serve(self.handle);
         loop {
             let mut state = self.state.lock();
             while state.ops.is_empty() {
@@ -376,6 +379,7 @@ impl Stream {
             attributes: Mutex::default(),
             capture: Mutex::default(),
             queue: Arc::new(Queue {
+                handle,
                 state: Mutex::default(),
                 more: Condvar::new(),
                 timeline: Arc::default(),

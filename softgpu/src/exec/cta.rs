@@ -8,7 +8,7 @@
 )]
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -41,8 +41,10 @@ pub(super) struct LaunchState {
     pub(super) dynamic_shared: u32,
     pub(super) params: Vec<u8>,
     pub(super) cooperative: bool,
-    /// Unique in the engine, also the seed's stream: `%gridid`.
+    /// Unique in the engine.
     pub(super) id: u64,
+    /// The place among the launches in the order in which they arrived; 0 before.
+    pub(super) number: AtomicU64,
     /// Device address of the workspace of a cooperative launch, or 0: `%envreg1`, `%envreg2`.
     pub(super) workspace: u64,
     pub(super) sms: u32,
@@ -57,6 +59,11 @@ pub(super) struct LaunchState {
 }
 
 impl LaunchState {
+    /// The number of the launch, also the seed's stream: `%gridid`.
+    pub(super) fn number(&self) -> u64 {
+        self.number.load(Ordering::Relaxed)
+    }
+
     /// Threads per CTA.
     pub(super) fn threads(&self) -> u32 {
         self.block.iter().product()

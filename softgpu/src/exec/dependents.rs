@@ -57,6 +57,7 @@ impl Dependence {
         if ctas != 0 && self.left.fetch_sub(ctas, Ordering::AcqRel) == ctas {
             let trigger = self.trigger.lock().take();
             if let Some(trigger) = trigger {
+                super::settle::disturb();
                 trigger();
             }
         }

@@ -18,6 +18,7 @@ use super::kernel::Kernel;
 use super::residency::{Need, Residency};
 use super::scheduler::{Entry, Next, Scheduler, Work};
 use super::seed::Choice;
+use super::settle::Settling;
 use crate::error::{Fault, FaultKind};
 use crate::mem::{AddressSpace, RegionKind};
 
@@ -75,6 +76,14 @@ pub struct Engine {
     workers: Once,
 }
 
+/// When launches arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Arrival {
+    AtOnce,
+    /// When the host has settled ([`super::settle`]).
+    Settled,
+}
+
 struct Shared {
     config: Config,
     clock: Clock,
@@ -83,6 +92,7 @@ struct Shared {
     /// Launches so far.
     launches: AtomicU64,
     stop: AtomicBool,
+    arrival: Arrival,
 }
 
 impl fmt::Debug for Shared {
@@ -98,12 +108,24 @@ impl Engine {
     /// The engine of the process, with the configuration of its environment.
     pub fn global() -> &'static Self {
         static ENGINE: OnceLock<Engine> = OnceLock::new();
-        ENGINE.get_or_init(|| Self::new(*Config::global()))
+        ENGINE.get_or_init(|| {
+            let config = *Config::global();
+            let arrival = match config.seed {
+                Some(_) => Arrival::Settled,
+                None => Arrival::AtOnce,
+            };
+            Self::with(config, arrival)
+        })
     }
 
     /// An engine of its own. Its worker threads start with the first launch.
     #[must_use]
     pub fn new(config: Config) -> Self {
+        // Threads that have to do with other engines are none of its business.
+        Self::with(config, Arrival::AtOnce)
+    }
+
+    fn with(config: Config, arrival: Arrival) -> Self {
         let shared = Shared {
             config,
             clock: Clock::default(),
@@ -111,6 +133,7 @@ impl Engine {
             work: Condvar::new(),
             launches: AtomicU64::new(0),
             stop: AtomicBool::new(false),
+            arrival,
         };
         Self {
             shared: Arc::new(shared),
@@ -161,7 +184,13 @@ impl Engine {
             return 0;
         }
         let id = state.id;
-        shared.scheduler.lock().add(state, need, done);
+        super::settle::disturb();
+        let mut scheduler = shared.scheduler.lock();
+        scheduler.add(state, need, done);
+        if shared.arrival == Arrival::AtOnce {
+            scheduler.arrive();
+        }
+        drop(scheduler);
         shared.work.notify_all();
         id
     }
@@ -291,6 +320,7 @@ fn prepare(shared: &Shared, launch: Launch, chain: Chain) -> Result<Arc<LaunchSt
         dynamic_shared: launch.dynamic_shared,
         params: launch.params,
         cooperative: launch.cooperative,
+        number: AtomicU64::new(0),
         id: shared.launches.fetch_add(1, Ordering::Relaxed) + 1,
         workspace,
         sms: shared.config.sms,
@@ -327,8 +357,17 @@ pub(super) fn release_workspace(launch: &LaunchState) {
 
 /// A worker thread.
 fn work(shared: &Shared, worker: u32) {
+    let mut settling = (shared.arrival == Arrival::Settled).then(Settling::new);
     while !shared.stop.load(Ordering::Relaxed) {
         let mut scheduler = shared.scheduler.lock();
+        if let Some(settling) = &mut settling {
+            if super::settle::is_disturbed() {
+                drop(scheduler);
+                settling.settle();
+                scheduler = shared.scheduler.lock();
+            }
+            scheduler.arrive();
+        }
         match scheduler.next(&shared.clock, worker) {
             Next::Wait => {
                 let patience = std::time::Duration::from_millis(100);
@@ -376,6 +415,7 @@ fn turn(shared: &Shared, mut entry: Box<Entry>, clusters: u64) {
     }
     shared.work.notify_all();
     if let Some(finished) = finished {
+        super::settle::disturb();
         finished.announce();
     }
 }
@@ -388,7 +428,7 @@ fn begin(shared: &Shared, entry: &mut Entry) {
         number,
     } = &entry.work
     {
-        let choice = Choice::new(shared.config.seed, launch.id << 32 | number);
+        let choice = Choice::new(shared.config.seed, launch.number() << 32 | number);
         let cluster = Cluster::new(launch.clone(), site.clone(), choice);
         entry.work = Work::Begun(Box::new(cluster));
     }

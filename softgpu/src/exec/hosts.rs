@@ -89,7 +89,7 @@ impl Sample {
 }
 
 /// The system's number of the calling thread; 0 if it does not tell.
-fn thread_id() -> i32 {
+pub(super) fn thread_id() -> i32 {
     let link = std::fs::read_link("/proc/thread-self").ok();
     let name = link.as_ref().and_then(|link| link.file_name()?.to_str());
     name.and_then(|name| name.parse().ok()).unwrap_or(0)

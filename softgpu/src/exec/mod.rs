@@ -6,6 +6,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`engine`], `scheduler`, `residency` | launches, worker threads, who runs next, what fits |
+//! | [`hosts`], [`settle`] | what host threads are doing |
 //! | `cluster`, `cta` | one cluster: its warps, memory, barriers, operations in flight |
 //! | `warp`, `split`, `waits` | one warp: the interpreter's loop, independent thread scheduling |
 //! | `watch`, `dependents` | parked spins, programmatic dependent launch |
@@ -53,6 +54,7 @@ mod residency;
 mod round;
 mod scheduler;
 mod seed;
+pub mod settle;
 mod split;
 mod system;
 mod tensormap;

@@ -45,7 +45,9 @@ pub(super) fn stopped<'a>(
 ) -> Vec<String> {
     let mut launches: BTreeMap<u64, (&LaunchState, Vec<[u32; 3]>)> = BTreeMap::new();
     for (launch, cta) in clusters {
-        let entry = launches.entry(launch.id).or_insert((launch, Vec::new()));
+        let entry = launches
+            .entry(launch.number())
+            .or_insert((launch, Vec::new()));
         entry.1.push(cta);
     }
     let line = |(id, (launch, mut ctas)): (u64, (&LaunchState, Vec<[u32; 3]>))| {
@@ -141,7 +143,7 @@ impl Cluster {
     fn cta(&self, warp: &Warp) -> String {
         let (env, launch) = (&*self.env, &self.env.launch);
         let [x, y, z] = env.positions[warp.rank as usize].cta;
-        let (name, id, device) = (launch.kernel.name(), launch.id, launch.device);
+        let (name, id, device) = (launch.kernel.name(), launch.number(), launch.device);
         format!("kernel {name} launch {id} device {device} CTA ({x},{y},{z})")
     }
 

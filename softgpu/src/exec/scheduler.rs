@@ -151,6 +151,10 @@ pub(super) struct Scheduler {
     #[expect(clippy::vec_box, reason = "they go back into a queue of boxes")]
     stopped: Vec<Box<Entry>>,
     grids: HashMap<u64, Grid>,
+    /// Launches that have not arrived yet: device, stream, id.
+    coming: Vec<(u32, u64, u64)>,
+    /// Launches that have.
+    arrived: u64,
     devices: Vec<Device>,
     /// Entries that workers are running, and those of them that were not idle before.
     running: usize,
@@ -196,6 +200,8 @@ impl Scheduler {
             watching: None,
             stopped: Vec::new(),
             grids: HashMap::new(),
+            coming: Vec::new(),
+            arrived: 0,
             devices: (0..config.devices).map(device).collect(),
             running: 0,
             busy: 0,
@@ -216,7 +222,7 @@ impl Scheduler {
         (self.begun.len() + self.fresh.len() + self.parked.len() + self.running) as u64
     }
 
-    /// Adds a grid.
+    /// Adds a grid; it runs when it has arrived.
     pub(super) fn add(&mut self, launch: Arc<LaunchState>, need: Need, done: Done) {
         let (id, device) = (launch.id, launch.device);
         let clusters = launch.clusters();
@@ -230,9 +236,24 @@ impl Scheduler {
             done: Some(done),
         };
         self.grids.insert(id, grid);
-        self.watching = None;
-        self.devices[device as usize].waiting.push_back(id);
-        self.admit(device);
+        self.coming.push((device, super::settle::stream(), id));
+    }
+
+    /// Makes the grids that have been added arrive.
+    pub(super) fn arrive(&mut self) {
+        let mut coming = std::mem::take(&mut self.coming);
+        // Threads of several streams add theirs in any order.
+        coming.sort_by_key(|&(device, stream, _)| (device, stream));
+        for (device, _, id) in coming {
+            let Some(grid) = self.grids.get(&id) else {
+                continue;
+            };
+            self.arrived += 1;
+            grid.launch.number.store(self.arrived, Ordering::Relaxed);
+            self.watching = None;
+            self.devices[device as usize].waiting.push_back(id);
+            self.admit(device);
+        }
     }
 
     /// Makes clusters resident while there is room, grids in order.
@@ -501,9 +522,10 @@ impl Scheduler {
         let waits: Vec<_> = clusters.flat_map(|cluster| cluster.waits()).collect();
         let mut parts = report::stopped(stopped);
         parts.extend((!waits.is_empty()).then(|| report::join(&waits)));
-        for (id, grid) in &self.grids {
+        for grid in self.grids.values() {
             if grid.next < grid.total {
                 let (left, name) = (grid.total - grid.next, grid.launch.kernel.name());
+                let id = grid.launch.number();
                 parts.push(format!(
                     "kernel {name} launch {id}: {left} clusters wait for room"
                 ));
@@ -569,7 +591,7 @@ impl Scheduler {
         };
         let [x, y, z] = cluster.positions().first().map_or([0; 3], |p| p.cta);
         let place = u64::from(x) | u64::from(y) << 32 | u64::from(z) << 48;
-        for value in [cluster.launch().id, place, cluster.work()] {
+        for value in [cluster.launch().number(), place, cluster.work()] {
             self.trace = super::warp::stir(self.trace, value);
         }
     }

@@ -372,7 +372,7 @@ impl Warp {
             Special::Nwarpid => 64,
             Special::Smid => position.sm.into(),
             Special::Nsmid => launch.sms.into(),
-            Special::Gridid => launch.id,
+            Special::Gridid => launch.number(),
             Special::Clock | Special::Clock64 => st.cycles(),
             Special::ClockHi => st.cycles() >> 32,
             Special::Globaltimer | Special::GlobaltimerLo => st.nanoseconds(),

@@ -53,7 +53,13 @@ L:  add.u32 %r1, %r1, 1;
     ret;
 }";
 
-fn launch_programmatic(f: sys::CUfunction, blocks: u32, on: CUstream, pointer: u64, value: i32) {
+pub(crate) fn launch_programmatic(
+    f: sys::CUfunction,
+    blocks: u32,
+    on: CUstream,
+    pointer: u64,
+    value: i32,
+) {
     let mut attribute = sys::CUlaunchAttribute {
         id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
         pad: [0; 4],

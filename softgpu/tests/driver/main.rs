@@ -19,6 +19,7 @@ mod memory;
 mod multi_device;
 mod patience;
 mod processes;
+mod replay;
 mod safe_client;
 mod streams;
 mod symbols;
