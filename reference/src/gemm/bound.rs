@@ -19,9 +19,7 @@
 //! one accumulator through all of K, 16 at a time, F = 25 and 23 fraction bits in the result: each of
 //! the 17 terms loses less than 2^(E−25), and the sum less than 2^(⌊log2 |S|⌋−23).
 
-use rayon::prelude::*;
-
-use super::{BLOCK, Operand, Output, Row};
+use super::{BLOCK, Operand, Output, Row, each};
 use crate::compare::Bounded;
 
 /// K of one `wgmma` on FP8 operands.
@@ -34,25 +32,17 @@ const F32: f64 = 1.0 / (1u64 << 24) as f64;
 /// `D[m, n] = Σ_k A[m, k]·B[n, k]` with scales, every element with its bound; row-major.
 #[must_use]
 pub fn gemm(a: &Operand<'_>, b: &Operand<'_>, k: usize, output: Output) -> Vec<Bounded> {
-    let b_rows: Vec<Row> = (0..b.rows).into_par_iter().map(|n| b.row(n, k)).collect();
-    (0..a.rows)
-        .into_par_iter()
-        .flat_map_iter(|m| {
-            let a_row = a.row(m, k);
-            let element = |(n, b_row): (usize, &Row)| {
-                let mut element = if a.is_bf16() {
-                    element_bf16(&a_row, b_row)
-                } else {
-                    element_fp8((a, m, &a_row), (b, n, b_row))
-                };
-                if output == Output::Bf16 {
-                    element.bound += (element.value.abs() + element.bound) * 2f64.powi(-8);
-                }
-                element
-            };
-            b_rows.iter().enumerate().map(element).collect::<Vec<_>>()
-        })
-        .collect()
+    each(a, b, k, |(m, a_row), (n, b_row)| {
+        let mut element = if a.is_bf16() {
+            element_bf16(a_row, b_row)
+        } else {
+            element_fp8((a, m, a_row), (b, n, b_row))
+        };
+        if output == Output::Bf16 {
+            element.bound += (element.value.abs() + element.bound) * 2f64.powi(-8);
+        }
+        element
+    })
 }
 
 fn element_fp8(

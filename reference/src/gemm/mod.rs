@@ -7,6 +7,8 @@ pub mod order;
 pub use bound::gemm as gemm_bounded;
 pub use order::gemm as gemm_in_order;
 
+use rayon::prelude::*;
+
 use crate::fp8::{e4m3_exponent, e4m3_to_f64, e5m2_exponent, e5m2_to_f64};
 
 /// K between promotions of FP8, and the edge of a scale block.
@@ -79,6 +81,23 @@ pub enum Output {
 struct Row {
     values: Vec<f32>,
     powers: Vec<f32>,
+}
+
+/// `element` of every row of A and row of B, each decoded once; row-major.
+fn each<T: Send>(
+    a: &Operand<'_>,
+    b: &Operand<'_>,
+    k: usize,
+    element: impl Fn((usize, &Row), (usize, &Row)) -> T + Sync,
+) -> Vec<T> {
+    let b_rows: Vec<Row> = (0..b.rows).into_par_iter().map(|n| b.row(n, k)).collect();
+    let line = |m: usize| {
+        let a_row = a.row(m, k);
+        let line = b_rows.iter().enumerate();
+        line.map(|b_row| element((m, &a_row), b_row))
+            .collect::<Vec<_>>()
+    };
+    (0..a.rows).into_par_iter().flat_map_iter(line).collect()
 }
 
 impl Operand<'_> {

@@ -10,9 +10,7 @@
 //! exactly, and truncated to F' fraction bits: F = F' = 13 for FP8, 25 and 23 for BF16 (Khattak &
 //! Mikaitis, arXiv 2512.07004).
 
-use rayon::prelude::*;
-
-use super::{BLOCK, Operand, Row};
+use super::{BLOCK, Operand, Row, each};
 
 /// K of one `wgmma` on FP8.
 const STEP: usize = 32;
@@ -22,21 +20,13 @@ const STEP_BF16: usize = 16;
 /// `D[m, n]` before it is rounded to its format; row-major.
 #[must_use]
 pub fn gemm(a: &Operand<'_>, b: &Operand<'_>, k: usize) -> Vec<f32> {
-    let b_rows: Vec<Row> = (0..b.rows).into_par_iter().map(|n| b.row(n, k)).collect();
-    (0..a.rows)
-        .into_par_iter()
-        .flat_map_iter(|m| {
-            let a_row = a.row(m, k);
-            let element = |(n, b_row): (usize, &Row)| {
-                if a.is_bf16() {
-                    element_bf16(&a_row, b_row)
-                } else {
-                    element_fp8((a, m, &a_row), (b, n, b_row))
-                }
-            };
-            b_rows.iter().enumerate().map(element).collect::<Vec<_>>()
-        })
-        .collect()
+    each(a, b, k, |(m, a_row), (n, b_row)| {
+        if a.is_bf16() {
+            element_bf16(a_row, b_row)
+        } else {
+            element_fp8((a, m, a_row), (b, n, b_row))
+        }
+    })
 }
 
 fn element_fp8(
