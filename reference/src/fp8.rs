@@ -9,8 +9,12 @@ pub const E4M3_MAX: f64 = 448.0;
 /// Exponent of the smallest normal number; subnormals share it.
 pub const E4M3_MIN_EXPONENT: i32 = -6;
 
-/// Magnitudes of the codes 0 to 0x7e, which grow with the code.
-static MAGNITUDES: LazyLock<Vec<f64>> = LazyLock::new(|| (0..0x7f).map(e4m3_to_f64).collect());
+/// Largest finite magnitude of E5M2.
+pub const E5M2_MAX: f64 = 57344.0;
+
+/// Magnitudes of the finite codes from 0 on, which grow with the code.
+static E4M3_MAGNITUDES: LazyLock<Vec<f64>> = LazyLock::new(|| (0..0x7f).map(e4m3_to_f64).collect());
+static E5M2_MAGNITUDES: LazyLock<Vec<f64>> = LazyLock::new(|| (0..0x7c).map(e5m2_to_f64).collect());
 
 /// Value of a code.
 #[must_use]
@@ -64,63 +68,83 @@ pub fn e5m2_exponent(code: u8) -> Option<i32> {
 /// Nearest code, ties to even, saturating at ±448; NaN gives 0x7f.
 #[must_use]
 pub fn e4m3_from_f64(value: f64) -> u8 {
+    nearest(value, &E4M3_MAGNITUDES)
+}
+
+/// Nearest E5M2 code, ties to even, saturating at ±57344; NaN gives 0x7f.
+#[must_use]
+pub fn e5m2_from_f64(value: f64) -> u8 {
+    nearest(value, &E5M2_MAGNITUDES)
+}
+
+/// Codes of one sign grow with their value, so the nearest one is found by bisection.
+fn nearest(value: f64, magnitudes: &[f64]) -> u8 {
     if value.is_nan() {
         return 0x7f;
     }
     let sign = if value.is_sign_negative() { 0x80 } else { 0 };
-    let magnitude = value.abs().min(E4M3_MAX);
-    // Codes of one sign grow with their value, so the nearest one is found by bisection.
-    let above = (0u8..0x7f)
-        .collect::<Vec<_>>()
-        .partition_point(|&c| e4m3_to_f64(c) < magnitude);
-    let high = u8::try_from(above).unwrap_or(0x7e).min(0x7e);
-    if high == 0 {
-        return sign;
-    }
-    let low = high - 1;
-    let below = magnitude - MAGNITUDES[usize::from(low)];
-    let over = MAGNITUDES[usize::from(high)] - magnitude;
-    let nearest = match below.partial_cmp(&over) {
+    let last = magnitudes.len() - 1;
+    let magnitude = value.abs().min(magnitudes[last]);
+    let high = magnitudes.partition_point(|&m| m < magnitude).min(last);
+    let low = high.saturating_sub(1);
+    let below = magnitude - magnitudes[low];
+    let over = magnitudes[high] - magnitude;
+    let code = match below.partial_cmp(&over) {
         Some(std::cmp::Ordering::Less) => low,
         Some(std::cmp::Ordering::Greater) => high,
         _ => low + (low & 1),
     };
-    sign | nearest
+    sign | u8::try_from(code).unwrap_or(0x7f)
 }
 
 #[cfg(test)]
 #[expect(clippy::cast_possible_truncation, reason = "small test values")]
 mod tests {
     use super::*;
-    use float8::F8E4M3;
+    use float8::{F8E4M3, F8E5M2};
 
     #[test]
     fn every_code_has_the_value_of_an_independent_implementation() {
         for code in 0..=u8::MAX {
-            let expected = F8E4M3::from_bits(code).to_f64();
-            let got = e4m3_to_f64(code);
-            assert!(
-                got == expected || got.is_nan() && expected.is_nan(),
-                "{code:#x}: {got}"
-            );
+            let pairs = [
+                (e4m3_to_f64(code), F8E4M3::from_bits(code).to_f64()),
+                (e5m2_to_f64(code), F8E5M2::from_bits(code).to_f64()),
+            ];
+            for (got, expected) in pairs {
+                assert!(
+                    got == expected || got.is_nan() && expected.is_nan(),
+                    "{code:#x}: {got}"
+                );
+            }
         }
     }
 
     #[test]
     fn every_finite_code_rounds_to_itself_and_midpoints_to_even() {
-        for code in 0..0x7eu8 {
-            let (low, high) = (e4m3_to_f64(code), e4m3_to_f64(code + 1));
-            assert_eq!(e4m3_from_f64(low), code);
-            assert_eq!(e4m3_from_f64(-low), code | 0x80);
-            let even = code + (code & 1);
-            assert_eq!(
-                e4m3_from_f64(f64::midpoint(low, high)),
-                even,
-                "between {low} and {high}"
-            );
+        type Format = (fn(u8) -> f64, fn(f64) -> u8, u8);
+        let formats: [Format; 2] = [
+            (e4m3_to_f64, e4m3_from_f64, 0x7e),
+            (e5m2_to_f64, e5m2_from_f64, 0x7b),
+        ];
+        for (to_f64, from_f64, last) in formats {
+            for code in 0..last {
+                let (low, high) = (to_f64(code), to_f64(code + 1));
+                assert_eq!(from_f64(low), code);
+                assert_eq!(from_f64(-low), code | 0x80);
+                let even = code + (code & 1);
+                assert_eq!(
+                    from_f64(f64::midpoint(low, high)),
+                    even,
+                    "between {low} and {high}"
+                );
+            }
+            assert_eq!(from_f64(to_f64(last)), last);
+            assert_eq!(from_f64(1e9), last);
+            assert_eq!(from_f64(f64::NEG_INFINITY), last | 0x80);
+            assert_eq!(from_f64(f64::NAN), 0x7f);
         }
-        assert_eq!(e4m3_from_f64(1e9), 0x7e);
-        assert_eq!(e4m3_from_f64(f64::NAN), 0x7f);
+        assert_eq!(e4m3_to_f64(0x7e), E4M3_MAX);
+        assert_eq!(e5m2_to_f64(0x7b), E5M2_MAX);
     }
 
     #[test]

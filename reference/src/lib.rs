@@ -5,6 +5,7 @@
 //! come with a bound per element that is derived, not tuned; quantising stages are judged as codes,
 //! routing as index sets, and communication bitwise.
 
+pub mod blocks;
 pub mod combine;
 pub mod compare;
 pub mod fp8;

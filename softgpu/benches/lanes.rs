@@ -51,7 +51,7 @@ fn rate(isa: Isa, op: &Op, class: Class, sources: u32, mask: u32) -> Option<f64>
     let mut consts = ConstBank::new();
     let encode = |index| encode_for(isa, &instr(op, class, sources, index), &mut consts);
     let body: Vec<Inst> = (0..BODY).map(encode).collect::<Option<_>>()?;
-    let mut file = RegFile::new(64, 0, consts.finish());
+    let mut file = RegFile::new(64, 0, &consts.finish());
     let start = cpu_seconds();
     for _ in 0..ROUNDS {
         for inst in &body {
@@ -93,7 +93,7 @@ fn load_rate(isa: Isa, space: Space, vec: u8) -> Option<f64> {
         line: 1,
     };
     let inst = encode_for(isa, &instr, &mut ConstBank::new())?;
-    let mut file = RegFile::new(16, 0, ConstBank::new().finish());
+    let mut file = RegFile::new(16, 0, &[]);
     let base = if space == Space::Global { memory } else { 0 };
     for (lane, address) in (0..).zip(file.lanes64_mut(Slot(0))) {
         *address = base + lane * 4 * u64::from(vec);
@@ -114,7 +114,7 @@ fn load_rate(isa: Isa, space: Space, vec: u8) -> Option<f64> {
         },
         params: &[],
     };
-    let Code::Mem(handler) = inst.code else {
+    let Code::Mem(handler, _) = inst.code else {
         return None;
     };
     let count = BODY * ROUNDS;

@@ -3,7 +3,6 @@
 
 use std::error::Error;
 use std::hint::black_box;
-use std::sync::Arc;
 use std::time::Instant;
 
 use softgpu::exec::regs::RegFile;
@@ -54,7 +53,7 @@ fn rate(level: Level, (d, ty): (MmaTy, MmaTy), n: u16) -> Result<f64, Box<dyn Er
     let (a, b) = (operand(A_BYTES, ty), operand(tile.b_bytes(), ty));
     let registers = u32::try_from(tile.registers())?;
     let slots: Vec<u32> = (0..registers).collect();
-    let mut files: [RegFile; 4] = std::array::from_fn(|_| RegFile::new(registers, 0, Arc::new([])));
+    let mut files: [RegFile; 4] = std::array::from_fn(|_| RegFile::new(registers, 0, &[]));
     let mut best = f64::INFINITY;
     for _ in 0..10 {
         let start = Instant::now();

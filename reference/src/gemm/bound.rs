@@ -19,7 +19,9 @@
 //! one accumulator through all of K, 16 at a time, F = 25 and 23 fraction bits in the result: each of
 //! the 17 terms loses less than 2^(E−25), and the sum less than 2^(⌊log2 |S|⌋−23).
 
-use super::{BLOCK, Operand, Output, Row, each};
+use multiversion::multiversion;
+
+use super::{BLOCK, Line, Operand, Output, Row, each};
 use crate::compare::Bounded;
 
 /// K of one `wgmma` on FP8 operands.
@@ -32,11 +34,11 @@ const F32: f64 = 1.0 / (1u64 << 24) as f64;
 /// `D[m, n] = Σ_k A[m, k]·B[n, k]` with scales, every element with its bound; row-major.
 #[must_use]
 pub fn gemm(a: &Operand<'_>, b: &Operand<'_>, k: usize, output: Output) -> Vec<Bounded> {
-    each(a, b, k, |(m, a_row), (n, b_row)| {
-        let mut element = if a.is_bf16() {
-            element_bf16(a_row, b_row)
+    each(a, b, k, |a, b| {
+        let mut element = if a.operand.is_bf16() {
+            element_bf16(a.row, b.row)
         } else {
-            element_fp8((a, m, a_row), (b, n, b_row))
+            element_fp8(a, b)
         };
         if output == Output::Bf16 {
             element.bound += (element.value.abs() + element.bound) * 2f64.powi(-8);
@@ -45,20 +47,19 @@ pub fn gemm(a: &Operand<'_>, b: &Operand<'_>, k: usize, output: Output) -> Vec<B
     })
 }
 
-fn element_fp8(
-    (a, m, a_row): (&Operand<'_>, usize, &Row),
-    (b, n, b_row): (&Operand<'_>, usize, &Row),
-) -> Bounded {
+#[multiversion(targets(
+    "x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma",
+    "x86_64+avx2+fma"
+))]
+fn element_fp8<'a>(a: Line<'a>, b: Line<'a>) -> Bounded {
     let (mut sum, mut bound) = (0f64, 0f64);
-    let blocks = a_row.values.len() / BLOCK;
-    for block in 0..blocks {
+    for block in 0..a.blocks() {
         let range = block * BLOCK..(block + 1) * BLOCK;
         let partial = partial(
-            (&a_row.values[range.clone()], &a_row.powers[range.clone()]),
-            (&b_row.values[range.clone()], &b_row.powers[range]),
+            (&a.row.values[range.clone()], &a.row.powers[range.clone()]),
+            (&b.row.values[range.clone()], &b.row.powers[range]),
         );
-        let scale =
-            f64::from(a.block_scale(m, block, blocks)) * f64::from(b.block_scale(n, block, blocks));
+        let scale = f64::from(a.block_scale(block)) * f64::from(b.block_scale(block));
         let term = partial.value * scale;
         sum += term;
         // The scale product is rounded once, then the fused multiply-add; both act on values that
@@ -67,7 +68,7 @@ fn element_fp8(
         bound += (term.abs() + partial.bound * scale.abs()) * F32;
         bound += (sum.abs() + bound) * F32;
     }
-    if let Some((scale_a, scale_b)) = a.last_scale(m).zip(b.last_scale(n)) {
+    if let Some((scale_a, scale_b)) = a.last_scale().zip(b.last_scale()) {
         let scale = f64::from(scale_a) * f64::from(scale_b);
         sum *= scale;
         bound *= scale.abs();
@@ -76,6 +77,10 @@ fn element_fp8(
     Bounded { value: sum, bound }
 }
 
+#[multiversion(targets(
+    "x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma",
+    "x86_64+avx2+fma"
+))]
 fn element_bf16(a: &Row, b: &Row) -> Bounded {
     let (mut c, mut bound) = (0f64, 0f64);
     for at in (0..a.values.len()).step_by(STEP_BF16) {
@@ -91,6 +96,7 @@ fn element_bf16(a: &Row, b: &Row) -> Bounded {
 }
 
 /// Unscaled sum over one block of 128 and what the four instructions may lose.
+#[inline(always)]
 fn partial(a: (&[f32], &[f32]), b: (&[f32], &[f32])) -> Bounded {
     let (mut c, mut bound) = (0f64, 0f64);
     for step in 0..BLOCK / STEP {
@@ -120,6 +126,7 @@ struct Products {
 }
 
 impl Products {
+    #[inline(always)]
     fn of(a: (&[f32], &[f32]), b: (&[f32], &[f32])) -> Self {
         let mut values = [0f32; STEP];
         let mut powers = [0f32; STEP];
@@ -150,6 +157,7 @@ impl Products {
         clippy::cast_possible_truncation,
         reason = "a power of two within f32's range"
     )]
+    #[inline(always)]
     fn lost(&self, unit: f64) -> f64 {
         let unit = unit as f32;
         let exact_from = unit * 64.0;

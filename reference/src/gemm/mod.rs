@@ -81,6 +81,16 @@ pub enum Output {
 struct Row {
     values: Vec<f32>,
     powers: Vec<f32>,
+    /// No infinity and no NaN.
+    finite: bool,
+}
+
+/// One row of an operand.
+#[derive(Clone, Copy)]
+struct Line<'a> {
+    operand: &'a Operand<'a>,
+    index: usize,
+    row: &'a Row,
 }
 
 /// `element` of every row of A and row of B, each decoded once; row-major.
@@ -88,16 +98,51 @@ fn each<T: Send>(
     a: &Operand<'_>,
     b: &Operand<'_>,
     k: usize,
-    element: impl Fn((usize, &Row), (usize, &Row)) -> T + Sync,
+    element: impl Fn(Line<'_>, Line<'_>) -> T + Sync,
 ) -> Vec<T> {
     let b_rows: Vec<Row> = (0..b.rows).into_par_iter().map(|n| b.row(n, k)).collect();
     let line = |m: usize| {
         let a_row = a.row(m, k);
-        let line = b_rows.iter().enumerate();
-        line.map(|b_row| element((m, &a_row), b_row))
-            .collect::<Vec<_>>()
+        let line = b_rows.iter().enumerate().map(|(index, row)| {
+            let a = Line {
+                operand: a,
+                index: m,
+                row: &a_row,
+            };
+            let b = Line {
+                operand: b,
+                index,
+                row,
+            };
+            element(a, b)
+        });
+        line.collect::<Vec<_>>()
     };
     (0..a.rows).into_par_iter().flat_map_iter(line).collect()
+}
+
+impl Line<'_> {
+    /// Blocks of K.
+    fn blocks(&self) -> usize {
+        self.row.values.len() / BLOCK
+    }
+
+    /// Its scale in a block of K; 1 where scales come last or not at all.
+    fn block_scale(&self, block: usize) -> f32 {
+        match self.operand.scales {
+            Scales::Blocks { values, rows } => values[self.index / rows * self.blocks() + block],
+            _ => 1.0,
+        }
+    }
+
+    /// The scale that is applied at the end.
+    fn last_scale(&self) -> Option<f32> {
+        match self.operand.scales {
+            Scales::Channel(values) if values.len() == 1 => Some(values[0]),
+            Scales::Channel(values) => Some(values[self.index]),
+            _ => None,
+        }
+    }
 }
 
 impl Operand<'_> {
@@ -130,26 +175,11 @@ impl Operand<'_> {
         };
         values.resize(padded, 0.0);
         powers.resize(padded, 0.0);
-        Row { values, powers }
-    }
-
-    /// The scale of a row in a block of columns; 1 where scales come last or not at all.
-    fn block_scale(&self, row: usize, block: usize, blocks: usize) -> f32 {
-        match self.scales {
-            Scales::Blocks { values, rows } => values[row / rows * blocks + block],
-            _ => 1.0,
-        }
-    }
-
-    /// The scale that is applied at the end.
-    fn last_scale(&self, row: usize) -> Option<f32> {
-        match self.scales {
-            Scales::Channel(values) => Some(if values.len() == 1 {
-                values[0]
-            } else {
-                values[row]
-            }),
-            _ => None,
+        let finite = values.iter().all(|v| v.is_finite());
+        Row {
+            values,
+            powers,
+            finite,
         }
     }
 }

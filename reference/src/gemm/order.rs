@@ -10,42 +10,48 @@
 //! exactly, and truncated to F' fraction bits: F = F' = 13 for FP8, 25 and 23 for BF16 (Khattak &
 //! Mikaitis, arXiv 2512.07004).
 
-use super::{BLOCK, Operand, Row, each};
+use multiversion::multiversion;
+
+use super::{BLOCK, Line, Operand, Row, each};
 
 /// K of one `wgmma` on FP8.
 const STEP: usize = 32;
+/// Products that are taken together, so that the compiler uses vector registers.
+const LANES: usize = STEP / 2;
+/// 2 to the number of fraction bits of FP8.
+const FRACTION: f32 = 8192.0;
 /// K of one `wgmma` on BF16.
 const STEP_BF16: usize = 16;
 
 /// `D[m, n]` before it is rounded to its format; row-major.
 #[must_use]
 pub fn gemm(a: &Operand<'_>, b: &Operand<'_>, k: usize) -> Vec<f32> {
-    each(a, b, k, |(m, a_row), (n, b_row)| {
-        if a.is_bf16() {
-            element_bf16(a_row, b_row)
+    each(a, b, k, |a, b| {
+        if a.operand.is_bf16() {
+            element_bf16(a.row, b.row)
         } else {
-            element_fp8((a, m, a_row), (b, n, b_row))
+            element_fp8(a, b)
         }
     })
 }
 
-fn element_fp8(
-    (a, m, a_row): (&Operand<'_>, usize, &Row),
-    (b, n, b_row): (&Operand<'_>, usize, &Row),
-) -> f32 {
-    let blocks = a_row.values.len() / BLOCK;
-    let last = a.last_scale(m).zip(b.last_scale(n));
+#[multiversion(targets(
+    "x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma",
+    "x86_64+avx2+fma"
+))]
+fn element_fp8<'a>(a: Line<'a>, b: Line<'a>) -> f32 {
+    let last = a.last_scale().zip(b.last_scale());
     let mut sum = 0f32;
-    for block in 0..blocks {
+    for block in 0..a.blocks() {
         let mut products = 0f32;
         for step in 0..BLOCK / STEP {
             let at = block * BLOCK + step * STEP;
-            products = wgmma_fp8(a_row, b_row, at, products);
+            products = wgmma_fp8(a.row, b.row, at, products);
         }
         sum = if last.is_some() {
             sum + products
         } else {
-            let scale = a.block_scale(m, block, blocks) * b.block_scale(n, block, blocks);
+            let scale = a.block_scale(block) * b.block_scale(block);
             scale.mul_add(products, sum)
         };
     }
@@ -57,29 +63,29 @@ fn element_fp8(
     clippy::cast_possible_truncation,
     reason = "truncation to a multiple of the unit is the operation; the quotients fit"
 )]
+#[inline(always)]
 fn wgmma_fp8(a: &Row, b: &Row, at: usize, c: f32) -> f32 {
     let range = at..at + STEP;
     let (av, bv) = (&a.values[range.clone()], &b.values[range.clone()]);
-    let (ap, bp) = (&a.powers[range.clone()], &b.powers[range]);
-    let mut power = [f32::from_bits(c.to_bits() & 0x7f80_0000); 8];
-    for i in 0..STEP {
-        power[i % 8] = power[i % 8].max(ap[i] * bp[i]);
+    if !(a.finite && b.finite && c.is_finite()) {
+        // Infinities and NaN as IEEE 754 adds them; they outlast whatever finite rest is added.
+        return av.iter().zip(bv).fold(c, |sum, (a, b)| sum + a * b);
     }
-    let power = power.into_iter().fold(0f32, f32::max);
+    let (ap, bp) = (&a.powers[range.clone()], &b.powers[range]);
+    let mut powers = [0f32; LANES];
+    for (i, power) in powers.iter_mut().enumerate() {
+        *power = (ap[i] * bp[i]).max(ap[LANES + i] * bp[LANES + i]);
+    }
+    let least = f32::from_bits(c.to_bits() & 0x7f80_0000);
+    let power = powers.into_iter().fold(least, f32::max);
     if power == 0.0 {
         return 0.0;
     }
-    let (unit, per_unit) = (power * 2f32.powi(-13), 2f32.powi(13) / power);
-    let mut sums = [0i32; 8];
-    let mut finite = c * 0.0;
-    for i in 0..STEP {
-        let product = av[i] * bv[i];
-        finite += product * 0.0;
-        sums[i % 8] = sums[i % 8].wrapping_add((product * per_unit) as i32);
-    }
-    if finite.is_nan() {
-        // Infinities and NaN as IEEE 754 adds them.
-        return av.iter().zip(bv).fold(c, |sum, (a, b)| sum + a * b);
+    let (unit, per_unit) = (power / FRACTION, FRACTION / power);
+    let mut sums = [0i32; LANES];
+    for (i, sum) in sums.iter_mut().enumerate() {
+        let term = |i: usize| (av[i] * bv[i] * per_unit) as i32;
+        *sum = term(i) + term(LANES + i);
     }
     let sum = sums.into_iter().sum::<i32>() + (c * per_unit) as i32;
     // Below 2^24, so exact; then toward zero to 13 fraction bits.
@@ -87,6 +93,10 @@ fn wgmma_fp8(a: &Row, b: &Row, at: usize, c: f32) -> f32 {
 }
 
 /// All of K on BF16 operands.
+#[multiversion(targets(
+    "x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma",
+    "x86_64+avx2+fma"
+))]
 fn element_bf16(a: &Row, b: &Row) -> f32 {
     let mut c = 0f32;
     for at in (0..a.values.len()).step_by(STEP_BF16) {
@@ -100,6 +110,7 @@ fn element_bf16(a: &Row, b: &Row) -> f32 {
     clippy::cast_possible_truncation,
     reason = "truncation to a multiple of the unit is the operation; the quotients fit"
 )]
+#[inline(always)]
 fn wgmma_bf16(a: &Row, b: &Row, at: usize, c: f32) -> f32 {
     let exponent = |value: f64| f64::from_bits(value.to_bits() & 0x7ff0_0000_0000_0000);
     let mut power = exponent(f64::from(c).abs());

@@ -4,6 +4,7 @@
 
 use super::pointers::{In, Out};
 use super::types::MemLocation;
+use crate::driver::capture;
 use crate::driver::context::{DefaultStream, current_handle, healthy, stream};
 use crate::driver::machine::driver;
 use crate::driver::memory::{self, PointerValue};
@@ -202,7 +203,9 @@ entries! { call:
         register(pointer, bytes, flags)
     }
     fn cuMemHostUnregister(pointer: u64) {
-        healthy()?.synchronize()?;
+        let context = healthy()?;
+        capture::refuse_unsafe()?;
+        context.finish()?;
         let done = AddressSpace::global().unregister_host(pointer);
         done.map_err(|_| Status::HOST_MEMORY_NOT_REGISTERED)
     }

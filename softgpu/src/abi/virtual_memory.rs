@@ -123,11 +123,17 @@ entries! { call:
         if out.is_null() {
             return Err(Status::INVALID_VALUE);
         }
+        if handle_type == vm::HANDLE_FABRIC {
+            return out.cast().set(vm::export_fabric(handle)?);
+        }
         out.cast::<RawFd>().set(vm::export(handle, handle_type)?)
     }
     fn cuMemImportFromShareableHandle(handle: Out<u64>, shared: u64, handle_type: u32) {
         if handle.is_null() {
             return Err(Status::INVALID_VALUE);
+        }
+        if handle_type == vm::HANDLE_FABRIC {
+            return handle.set(vm::import_fabric(In::at(shared).get()?)?);
         }
         // For a descriptor, the pointer argument *is* the number.
         let fd = RawFd::try_from(shared).map_err(|_| Status::INVALID_VALUE)?;

@@ -77,13 +77,12 @@ fn middle(device: u32, attribute: u32) -> Option<i32> {
     })
 }
 
-/// Unlike an H100, these are 0: DMA-BUF export, fabric handles, unified function pointers, host
-/// memory pools.
+/// Unlike an H100, these are 0: DMA-BUF export, unified function pointers, host memory pools.
 fn modern(attribute: u32) -> Option<i32> {
     Some(match attribute {
         87 => 2,
         88 | 92..=94 | 96 | 100 | 101 | 104 | 105 | 112 | 114 => 0,
-        121 | 124 | 128..=131 | 133 | 135..=138 | 142..=144 | 146 | 147 => 0,
+        121 | 124 | 129..=131 | 133 | 135..=138 | 142..=144 | 146 | 147 => 0,
         89..=91
         | 95
         | 98
@@ -99,7 +98,7 @@ fn modern(attribute: u32) -> Option<i32> {
         | 120
         | 125
         | 132 => 1,
-        117 | 122 | 123 | 127 | 141 | 145 => 1,
+        117 | 122 | 123 | 127 | 128 | 141 | 145 => 1,
         97 => 232_448,
         106 => 32,
         108 => 32_768_000,
@@ -139,7 +138,7 @@ mod tests {
 
     /// What programs that print the properties of an H100 SXM5 80 GB show, and NVIDIA's tuning
     /// guide for Hopper. An independent copy: a slip in one of the two tables shows.
-    const PUBLISHED: [(&str, u32, i32); 119] = [
+    const PUBLISHED: [(&str, u32, i32); 120] = [
         ("max threads per block", 1, 1_024),
         ("block x", 2, 1_024),
         ("block y", 3, 1_024),
@@ -257,12 +256,13 @@ mod tests {
         ("event IPC", 125, 1),
         ("memory domains", 126, 4),
         ("tensor maps", 127, 1),
+        ("fabric handles", 128, 1),
         ("multicast", 132, 1),
         ("PCI ids", 139, 0x2330_10de),
     ];
 
     /// What depends on the machine around the device, and what softgpu lacks.
-    const OTHERS: [(&str, u32, i32); 28] = [
+    const OTHERS: [(&str, u32, i32); 27] = [
         ("pageable memory: not mapped into devices", 88, 0),
         ("first version of stream operations", 92, 0),
         ("its 64-bit operations", 93, 0),
@@ -273,7 +273,6 @@ mod tests {
         ("pool handles: POSIX and not fabric", 119, 1),
         ("deferred mapping of arrays", 121, 0),
         ("DMA-BUF", 124, 0),
-        ("fabric handles", 128, 0),
         ("unified function pointers", 129, 0),
         ("NUMA configuration", 130, 0),
         ("NUMA node of the memory", 131, 0),

@@ -228,6 +228,16 @@ impl Context {
     /// The sticky fault of the context.
     pub fn synchronize(&self) -> Result<()> {
         capture::refuse_context_wait(self.handle)?;
+        self.finish()
+    }
+
+    /// The same for calls that wait without being asked to, such as those that free memory: a capture
+    /// forbids them where its mode says so, not everywhere.
+    ///
+    /// # Errors
+    ///
+    /// The sticky fault of the context.
+    pub fn finish(&self) -> Result<()> {
         self.drain();
         self.health.check()
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::capture;
 use super::context::{self, Context};
 use super::machine::driver;
 use super::module::{Function, LoadError, Module};
@@ -106,14 +107,16 @@ impl Library {
     ///
     /// # Errors
     ///
-    /// The sticky fault of a context; the library is gone even so.
+    /// `STREAM_CAPTURE_UNSUPPORTED` if a capture forbids it, and the library stays; the sticky fault of
+    /// a context, and the library is gone even so.
     pub fn unload(&self) -> Result<()> {
+        capture::refuse_unsafe()?;
         driver().libraries.remove(self.handle);
         for &(_, kernel) in &self.kernels {
             driver().kernels.remove(kernel);
         }
         let modules = std::mem::take(&mut *self.modules.lock());
-        let ended = modules.values().map(|module| module.unload());
+        let ended = modules.values().map(|module| module.end());
         ended.fold(Ok(()), Result::and)
     }
 

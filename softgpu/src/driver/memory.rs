@@ -43,7 +43,7 @@ pub fn free(context: &Context, base: u64) -> Result<()> {
         return Err(Status::INVALID_VALUE);
     }
     capture::refuse_unsafe()?;
-    context.synchronize()?;
+    context.finish()?;
     if let Some(memory) = GraphMemory::at(base) {
         return memory.end();
     }
@@ -77,7 +77,7 @@ pub fn free_host(context: &Context, base: u64) -> Result<()> {
     let whole = region.filter(|r| r.base == base && r.kind == RegionKind::Host);
     whole.ok_or(Status::INVALID_VALUE)?;
     capture::refuse_unsafe()?;
-    context.synchronize()?;
+    context.finish()?;
     AddressSpace::global().free(base)?;
     Ok(())
 }

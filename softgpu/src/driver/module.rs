@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::capture;
 use super::context::Context;
 use super::machine::driver;
 use super::report;
@@ -110,13 +111,21 @@ impl Module {
     ///
     /// # Errors
     ///
-    /// The sticky fault of the context; the module is gone even so.
+    /// `STREAM_CAPTURE_UNSUPPORTED` if a capture forbids it, and the module stays; the sticky fault of
+    /// the context, and the module is gone even so.
     pub fn unload(&self) -> Result<()> {
+        capture::refuse_unsafe()?;
+        self.end()
+    }
+
+    /// The same where no capture can object.
+    ///
+    /// # Errors
+    ///
+    /// The sticky fault of the context; the module is gone even so.
+    pub fn end(&self) -> Result<()> {
         let d = driver();
-        let drained = d
-            .contexts
-            .get(self.context)
-            .map_or(Ok(()), |c| c.synchronize());
+        let drained = d.contexts.get(self.context).map_or(Ok(()), |c| c.finish());
         d.modules.remove(self.handle);
         for &(_, function) in &self.functions {
             d.functions.remove(function);

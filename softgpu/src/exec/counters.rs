@@ -41,8 +41,14 @@ pub(super) const POLLS: usize = CLASSES + 1;
 /// Column of instructions that read a clock or sleep.
 pub(super) const CLOCKS: usize = CLASSES + 2;
 
+/// Columns of bytes that a lane moves in accesses without a guard, by state space as in
+/// [`SpaceBytes::place`].
+const BYTES: usize = CLASSES + 3;
+/// Fields of [`SpaceBytes`].
+const SPACES: usize = 5;
+
 /// Columns of the prefix sums.
-pub(super) const COLUMNS: usize = 12;
+pub(super) const COLUMNS: usize = BYTES + SPACES;
 
 /// Instruction counts of a straight run, by class and by the columns above.
 pub(super) type Tally = [u32; COLUMNS];
@@ -113,17 +119,45 @@ pub struct SpaceBytes {
 }
 
 impl SpaceBytes {
+    /// The number of the space's field.
+    #[inline]
+    const fn place(space: Space) -> usize {
+        match space {
+            Space::Generic => 0,
+            Space::Global | Space::Const => 1,
+            Space::Shared | Space::SharedCluster => 2,
+            Space::Local => 3,
+            Space::Param => 4,
+        }
+    }
+
+    #[inline]
+    fn fields(&mut self) -> [&mut u64; SPACES] {
+        let Self {
+            generic,
+            global,
+            shared,
+            local,
+            param,
+        } = self;
+        [generic, global, shared, local, param]
+    }
+
     /// Adds to the space's count.
     #[inline]
     pub fn add(&mut self, space: Space, bytes: u64) {
-        let field = match space {
-            Space::Generic => &mut self.generic,
-            Space::Global | Space::Const => &mut self.global,
-            Space::Shared | Space::SharedCluster => &mut self.shared,
-            Space::Local => &mut self.local,
-            Space::Param => &mut self.param,
-        };
-        *field += bytes;
+        *self.fields()[Self::place(space)] += bytes;
+    }
+
+    /// Adds what the accesses without a guard of a straight run moved, executed by `lanes` lanes.
+    #[inline]
+    pub(super) fn add_run(&mut self, run: &Tally, lanes: u64) {
+        let columns = &run[BYTES..];
+        if columns.iter().any(|&bytes| bytes != 0) {
+            for (field, &bytes) in self.fields().into_iter().zip(columns) {
+                *field += u64::from(bytes) * lanes;
+            }
+        }
     }
 }
 
@@ -339,5 +373,10 @@ pub(super) fn columns(instr: &Instr) -> Tally {
     tally[EFFECTS] = u32::from(has_effect(instr));
     tally[POLLS] = u32::from(is_poll(instr));
     tally[CLOCKS] = u32::from(is_clock(instr));
+    if let (Op::Ld(access) | Op::St(access) | Op::Atom(_, access), None) = (&instr.op, instr.guard)
+    {
+        let bytes = access.ty.bytes() * u32::from(access.vec);
+        tally[BYTES + SpaceBytes::place(access.space)] = bytes;
+    }
     tally
 }

@@ -388,6 +388,7 @@ impl State {
         let instructions = u64::from(end - start);
         self.work += instructions;
         self.counters.lane_instructions += instructions * u64::from(lanes);
+        self.counters.bytes.add_run(&run, lanes.into());
         run
     }
 

@@ -65,8 +65,8 @@ impl Detached {
         }
     }
 
-    fn execute(&mut self, ctx: &mut MemCtx<'_>) -> Result<(), LaneFault> {
-        let Code::Mem(handler) = self.inst.code else {
+    fn execute(&mut self, ctx: &mut MemCtx<'_>) -> Result<(), Box<LaneFault>> {
+        let Code::Mem(handler, _) = self.inst.code else {
             return Ok(());
         };
         // SAFETY: the handler was chosen for this host; `extract` made room for every slot that
@@ -254,7 +254,7 @@ impl Warp {
                 Effect::Drop => {}
                 Effect::Corrupt { bit } => {
                     store.corrupt(info, bit);
-                    store.execute(ctx).map_err(fault)?;
+                    store.execute(ctx).map_err(|error| fault(*error))?;
                 }
                 Effect::Delay { ns } => st.held.0.push(Store {
                     due: st.arrival(ns),

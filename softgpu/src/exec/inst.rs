@@ -27,7 +27,18 @@ pub type AluFn = unsafe fn(&mut RegFile, mask: u32, &Inst);
 /// # Safety
 /// As for [`AluFn`]; the pointers in [`MemCtx`] are valid for the lengths stated there.
 pub type MemFn =
-    unsafe fn(&mut RegFile, mask: u32, &Inst, &mut MemCtx<'_>) -> Result<(), LaneFault>;
+    unsafe fn(&mut RegFile, mask: u32, &Inst, &mut MemCtx<'_>) -> Result<(), Box<LaneFault>>;
+
+/// When the machine must look at an access: [`Code::Mem`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Notice {
+    /// Only if someone wants to know of every access.
+    Never,
+    /// While weak loads count as polls.
+    Armed,
+    /// Each time it executes.
+    Always,
+}
 
 /// Who executes an instruction, and how.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +46,7 @@ pub enum Code {
     /// Registers only.
     Alu(AluFn),
     /// Registers and memory.
-    Mem(MemFn),
+    Mem(MemFn, Notice),
     /// The machine: index into the kernel's table of [`ir::Instr`](crate::ir::Instr).
     Sys(u32),
 }
@@ -97,8 +108,9 @@ impl Inst {
 /// extent of the register file that its instructions use.
 #[derive(Debug, Clone, Default)]
 pub struct ConstBank {
+    /// From the end of the bank to its beginning, without [`Slot::NONE`].
     banks: Vec<Lanes>,
-    known: HashMap<(Class, u64), u32>,
+    known: HashMap<(Class, u64), Slot>,
     slots: u32,
     preds: u32,
 }
@@ -112,22 +124,21 @@ impl ConstBank {
 
     /// The slot of an immediate of class `B32` or `B64` (a `B128` immediate is zero-extended).
     pub fn constant(&mut self, class: Class, value: u64) -> Slot {
-        let next = u32::try_from(self.banks.len()).unwrap_or(u32::MAX >> 1);
-        let index = *self.known.entry((class, value)).or_insert(next);
-        if index == next {
-            let words = [value & 0xffff_ffff, value >> 32, 0, 0]
-                .map(|word| u32::try_from(word).unwrap_or(u32::MAX));
-            let period = match class {
-                Class::B64 => 2,
-                Class::B128 => 4,
-                Class::B32 | Class::Pred => 1,
-            };
-            for _ in 0..period {
-                self.banks
-                    .push(Lanes(std::array::from_fn(|i| words[i % period])));
-            }
+        if let Some(&slot) = self.known.get(&(class, value)) {
+            return slot;
         }
-        Slot(index | Slot::CONST)
+        let words = [value & 0xffff_ffff, value >> 32, 0, 0]
+            .map(|word| u32::try_from(word).unwrap_or(u32::MAX));
+        let period = match class {
+            Class::B64 => 2,
+            Class::B128 => 4,
+            Class::B32 | Class::Pred => 1,
+        };
+        let lanes = Lanes(std::array::from_fn(|i| words[i % period]));
+        self.banks.extend(std::iter::repeat_n(lanes, period));
+        let slot = Slot(!u32::try_from(self.banks.len()).unwrap_or(u32::MAX >> 1));
+        self.known.insert((class, value), slot);
+        slot
     }
 
     /// The slot of a register, whose extent is noted.
@@ -185,6 +196,7 @@ impl ConstBank {
     /// The finished bank.
     #[must_use]
     pub fn finish(self) -> Arc<[Lanes]> {
-        self.banks.into()
+        let banks = self.banks.into_iter().rev();
+        banks.chain([Lanes::ZERO]).collect()
     }
 }

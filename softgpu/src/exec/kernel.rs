@@ -5,7 +5,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::counters::{self, COLUMNS, Tally};
-use super::inst::{Code, ConstBank, Inst};
+use super::inst::{Code, ConstBank, Inst, Notice};
 use super::lanes;
 use super::regs::Lanes;
 use crate::error::PtxError;
@@ -273,6 +273,7 @@ impl Decoder {
         };
         self.code.push(inst);
         self.note_access(instr);
+        self.look_at_access(instr);
         let mut sum = self.prefix.last().copied().unwrap_or([0; COLUMNS]);
         for (total, more) in sum.iter_mut().zip(counters::columns(instr)) {
             *total += more;
@@ -326,6 +327,21 @@ impl Decoder {
             store,
             orders: counters::orders_stores(instr),
         });
+    }
+
+    /// Tells the last instruction when the machine must look at its access.
+    fn look_at_access(&mut self, instr: &Instr) {
+        let (Some(inst), Some(info)) = (self.code.last_mut(), self.access.last()) else {
+            return;
+        };
+        if let Code::Mem(_, notice) = &mut inst.code {
+            *notice = match (instr.guard, info.poll) {
+                (Some(_), _) => Notice::Always,
+                (None, 0) => Notice::Never,
+                (None, _) if info.weak => Notice::Armed,
+                (None, _) => Notice::Always,
+            };
+        }
     }
 
     fn machine(&mut self, instr: &Instr) -> Result<Inst, PtxError> {

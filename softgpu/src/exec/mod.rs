@@ -56,6 +56,7 @@ mod scheduler;
 mod seed;
 pub mod settle;
 mod split;
+mod straight;
 mod system;
 mod tensormap;
 mod touch;

@@ -4,7 +4,8 @@
 //! 4 bytes each. A `B64` register is a `[u64; 32]` over two consecutive slots, a `B128` register a
 //! `[u128; 32]` over four. Predicates are one bit per lane in words of their own, and so is the
 //! carry flag of `add.cc` and its relatives. Immediates live in a constant bank that all warps of a
-//! kernel share; it has the layout of the slots, so operands of both kinds look the same.
+//! kernel share; it has the layout of the slots, and a warp keeps a copy in front of its registers, so
+//! that a handler finds operands of both kinds at an offset from one place.
 //!
 //! Invariant: values of 8 and 16 bits sit in the low bits of a 32-bit lane. What stands above them
 //! is the extension that the writing instruction made (sign for signed types, zero otherwise), so
@@ -19,10 +20,9 @@
 )]
 
 use std::fmt;
-use std::sync::Arc;
 
 use super::warp::{digest, stir};
-use crate::ir::{Class, Operand};
+use crate::ir::{Class, Operand, Reg};
 
 /// Lanes of a warp.
 pub const LANES: usize = 32;
@@ -40,20 +40,19 @@ impl Lanes {
     pub const ZERO: Self = Self([0; 32]);
 }
 
-/// Operand encoding in decoded instructions: a slot of the warp's file, or, with the top bit set,
-/// of the kernel's constant bank (immediates broadcast over 32 lanes; 64-bit ones take two slots).
+/// Operand encoding in decoded instructions: a slot of the warp's file, or, as a negative number, of
+/// the kernel's constant bank in front of it (immediates broadcast over 32 lanes; 64-bit ones take two
+/// slots).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Slot(pub u32);
 
 impl Slot {
-    /// Marks slots of the constant bank.
-    pub const CONST: u32 = 1 << 31;
-    /// A slot that is not used.
+    /// A slot that is not used: the last of the constant bank, which holds nothing.
     pub const NONE: Self = Self(u32::MAX);
     /// Whether the slot lies in the constant bank.
     #[must_use]
     pub const fn is_const(self) -> bool {
-        self.0 & Self::CONST != 0
+        self.0.cast_signed() < 0
     }
 }
 
@@ -76,9 +75,11 @@ impl PredSlot {
 /// Registers of one warp.
 #[derive(Clone)]
 pub struct RegFile {
+    /// The constant bank, then the registers.
     lanes: Box<[Lanes]>,
     preds: Box<[u32]>,
-    consts: Arc<[Lanes]>,
+    /// Slots of the constant bank.
+    consts: usize,
     /// Carry flag, one bit per lane.
     pub carry: u32,
 }
@@ -86,9 +87,9 @@ pub struct RegFile {
 impl fmt::Debug for RegFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RegFile")
-            .field("slots", &self.lanes.len())
+            .field("slots", &self.slots())
             .field("preds", &self.preds.len())
-            .field("consts", &self.consts.len())
+            .field("consts", &self.consts)
             .field("carry", &self.carry)
             .finish()
     }
@@ -97,18 +98,21 @@ impl fmt::Debug for RegFile {
 impl RegFile {
     /// A zeroed file of `slots` slots and `preds` predicates over a kernel's constant bank.
     #[must_use]
-    pub fn new(slots: u32, preds: u32, consts: Arc<[Lanes]>) -> Self {
+    pub fn new(slots: u32, preds: u32, consts: &[Lanes]) -> Self {
+        let mut lanes = Vec::with_capacity(consts.len() + slots as usize);
+        lanes.extend_from_slice(consts);
+        lanes.resize(consts.len() + slots as usize, Lanes::ZERO);
         Self {
-            lanes: vec![Lanes::ZERO; slots as usize].into_boxed_slice(),
+            lanes: lanes.into_boxed_slice(),
             preds: vec![0; preds as usize].into_boxed_slice(),
-            consts,
+            consts: consts.len(),
             carry: 0,
         }
     }
 
     /// Zeroes everything, as for the next CTA on the same storage.
     pub fn clear(&mut self) {
-        self.lanes.fill(Lanes::ZERO);
+        self.lanes[self.consts..].fill(Lanes::ZERO);
         self.preds.fill(0);
         self.carry = 0;
     }
@@ -116,7 +120,8 @@ impl RegFile {
     /// A hash of all registers.
     pub(super) fn fingerprint(&self) -> u64 {
         let word = |pair: &[u32]| u64::from(pair[0]) << 32 | u64::from(pair[1]);
-        let rows = self.lanes.iter().flat_map(|lanes| lanes.0.chunks_exact(8));
+        let registers = self.lanes[self.consts..].iter();
+        let rows = registers.flat_map(|lanes| lanes.0.chunks_exact(8));
         let rows = rows.map(|row| std::array::from_fn(|i| word(&row[2 * i..2 * i + 2])));
         let preds = self.preds.iter().map(|&bits| bits.into());
         preds.fold(stir(digest(rows), self.carry.into()), stir)
@@ -131,14 +136,8 @@ impl RegFile {
             if slot == Slot::NONE {
                 return slot;
             }
-            let first = (slot.0 & !Slot::CONST) as usize;
-            let file = if slot.is_const() {
-                &*self.consts
-            } else {
-                &*self.lanes
-            };
             let copy = Slot(lanes.len() as u32);
-            lanes.extend(file.iter().skip(first).take(WIDEST));
+            lanes.extend(self.lanes.iter().skip(self.place(slot)).take(WIDEST));
             lanes.resize(copy.0 as usize + WIDEST, Lanes::ZERO);
             copy
         });
@@ -146,7 +145,7 @@ impl RegFile {
         let file = Self {
             lanes: lanes.into_boxed_slice(),
             preds: Box::default(),
-            consts: [].into(),
+            consts: 0,
             carry: 0,
         };
         (file, copied)
@@ -155,24 +154,27 @@ impl RegFile {
     /// Number of slots.
     #[must_use]
     pub fn slots(&self) -> u32 {
-        self.lanes.len() as u32
+        (self.lanes.len() - self.consts) as u32
+    }
+
+    /// Where a slot stands in the file.
+    #[inline]
+    fn place(&self, slot: Slot) -> usize {
+        self.consts
+            .wrapping_add_signed(slot.0.cast_signed() as isize)
     }
 
     /// `count` consecutive slots from `slot` on.
     #[inline]
     fn bank(&self, slot: Slot, count: usize) -> &[Lanes] {
-        let first = (slot.0 & !Slot::CONST) as usize;
-        let file: &[Lanes] = if slot.is_const() {
-            &self.consts
-        } else {
-            &self.lanes
-        };
-        &file[first..first + count]
+        let first = self.place(slot);
+        &self.lanes[first..first + count]
     }
 
     #[inline]
     fn bank_mut(&mut self, slot: Slot, count: usize) -> &mut [Lanes] {
-        &mut self.lanes[slot.0 as usize..slot.0 as usize + count]
+        let first = self.place(slot);
+        &mut self.lanes[first..first + count]
     }
 
     /// The 32 lanes of a `B32` operand.
@@ -296,6 +298,22 @@ impl RegFile {
             return None;
         }
         let value = self.operand_u64(operand, mask.trailing_zeros());
+        match operand {
+            Operand::Imm(_) => return Some(value),
+            Operand::Reg(Reg {
+                class: Class::Pred, ..
+            })
+            | Operand::NotPred(_) => {
+                let bits = self.operand_pred(operand) & mask;
+                return (bits == 0 || bits == mask).then_some(value);
+            }
+            Operand::Reg(reg) if mask == FULL && reg.class == Class::B64 => {
+                let lanes = self.lanes64(Slot(reg.slot));
+                let apart = lanes.iter().fold(0, |apart, lane| apart | (lane ^ value));
+                return (apart == 0).then_some(value);
+            }
+            Operand::Reg(_) => {}
+        }
         let same = |lane| mask >> lane & 1 == 0 || self.operand_u64(operand, lane) == value;
         (0..32).all(same).then_some(value)
     }
@@ -328,19 +346,16 @@ impl RegFile {
     /// The storage of an operand, for handlers. `Slot::NONE` gives a pointer that must not be used.
     #[inline(always)]
     pub(crate) fn source(&mut self, slot: Slot) -> *const u32 {
-        let index = (slot.0 & !Slot::CONST) as usize;
-        let base = if slot.is_const() {
-            self.consts.as_ptr()
-        } else {
-            self.lanes.as_mut_ptr().cast_const()
-        };
-        base.wrapping_add(index).cast()
+        self.target(slot).cast_const()
     }
 
     /// The storage of a register, for handlers.
     #[inline(always)]
     pub(crate) fn target(&mut self, slot: Slot) -> *mut u32 {
-        self.lanes.as_mut_ptr().wrapping_add(slot.0 as usize).cast()
+        let registers = self.lanes.as_mut_ptr().wrapping_add(self.consts);
+        registers
+            .wrapping_offset(slot.0.cast_signed() as isize)
+            .cast()
     }
 }
 

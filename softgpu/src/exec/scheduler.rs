@@ -407,8 +407,8 @@ impl Scheduler {
             return WATCHING;
         }
         if self.seeded {
-            clock.add_nanoseconds(nanoseconds(SHORTEST_SLEEP));
-            return SHORTEST_SLEEP;
+            clock.add_nanoseconds(nanoseconds(sleep));
+            return sleep;
         }
         let now = Instant::now();
         if let Some(since) = self.idle_since.replace(now) {

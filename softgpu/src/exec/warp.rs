@@ -1,29 +1,24 @@
 //! A warp: its registers, its splits and the interpreter's loop.
 //!
 //! [`Warp::run`] executes one split after another until the warp blocks, spins, ends or has used
-//! its slice. Straight runs of instructions are counted at their ends (branches, blocking
-//! instructions), so the loop itself only tests for the meeting point with another split, applies
-//! the guard and calls a handler.
-#![expect(
-    unsafe_code,
-    reason = "handlers are called through unsafe function pointers"
-)]
+//! its slice. A split alternates between straight runs ([`super::straight`]) and instructions of the
+//! machine. Runs are counted at their ends (branches, blocking instructions), or where they meet
+//! another split.
 
 use super::call::Stacks;
 use super::counters::{CLOCKS, EFFECTS, POLLS};
 use super::cta::{Env, Event, Origin, State, events, thread_indices};
 use super::group::Groups;
-use super::inst::{Code, Inst, LaneFault};
-use super::kernel::{AccessKind, Flow, Kernel, Sys};
-use super::regs::{PredSlot, RegFile, Slot};
+use super::inst::{Code, LaneFault};
+use super::kernel::{Flow, Kernel, Sys};
+use super::regs::RegFile;
 use super::split::{Spin, Split, Splits, Wait};
-use super::visibility::{Touch, orders_nothing};
+use super::visibility::orders_nothing;
 use super::waits::Look;
 use super::wgmma::WarpIssue;
 use crate::error::{Fault, FaultKind};
 use crate::exec::access::MemCtx;
-use crate::exec::access::transfer::guest_addresses;
-use crate::ir::{Class, Op, Space};
+use crate::ir::Op;
 
 /// Why a warp stopped running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,7 +153,7 @@ pub(super) struct Warp {
     pub(super) served: bool,
     pub(super) ran: u32,
     /// Weak loads of the split that runs count as polls.
-    armed: bool,
+    pub(super) armed: bool,
 }
 
 impl Warp {
@@ -174,7 +169,7 @@ impl Warp {
             u32::MAX >> (32 - lanes)
         };
         Self {
-            regs: RegFile::new(kernel.slots, kernel.preds, kernel.consts.clone()),
+            regs: RegFile::new(kernel.slots, kernel.preds, &kernel.consts),
             splits: Splits::new(live),
             live,
             rank,
@@ -260,59 +255,34 @@ impl Warp {
         self.armed = self.splits.at(at).spin.armed();
         self.ran |= active;
         loop {
+            let stretch = (at, pc, limit, active);
+            pc = self
+                .straight(env, st, &mut ctx, stretch)
+                .map_err(|fault| *fault)?;
             if pc == limit {
                 self.leave(at, pc);
                 self.tally(kernel, st, at, start..pc);
                 return Ok(None);
             }
             let inst = &kernel.code[pc as usize];
-            let mut mask = active;
-            if inst.guard != PredSlot::TRUE {
-                mask &= self.regs.pred_operand(inst.guard);
-            }
-            match inst.code {
-                Code::Alu(handler) => {
-                    // SAFETY: `encode` chose the handler for this host, and the file has all slots
-                    // of the kernel (`Kernel::new` takes the bank's extent).
-                    unsafe { handler(&mut self.regs, mask, inst) };
-                    pc += 1;
+            let Code::Sys(index) = inst.code else {
+                continue;
+            };
+            let visit = Visit {
+                at,
+                pc,
+                start,
+                mask: active & self.regs.pred_operand(inst.guard),
+                active,
+                end,
+            };
+            match self.control(env, st, &mut ctx, (index, visit))? {
+                Go::Next => pc += 1,
+                Go::To(target) => {
+                    pc = target;
+                    start = target;
                 }
-                Code::Mem(handler) => {
-                    if mask != 0 {
-                        let mut rest = mask;
-                        if st.hooked {
-                            rest = self.before_access(env, st, &mut ctx, (pc, mask))?;
-                            if rest == 0 {
-                                self.note_access(kernel, st, (at, pc, mask));
-                                pc += 1;
-                                continue;
-                            }
-                        }
-                        // SAFETY: as above; `env` keeps alive what the context points to.
-                        let done = unsafe { handler(&mut self.regs, rest, inst, &mut ctx) };
-                        done.map_err(|fault| self.lane_fault(env, inst, fault))?;
-                        self.note_access(kernel, st, (at, pc, mask));
-                    }
-                    pc += 1;
-                }
-                Code::Sys(index) => {
-                    let visit = Visit {
-                        at,
-                        pc,
-                        start,
-                        mask,
-                        active,
-                        end,
-                    };
-                    match self.control(env, st, &mut ctx, (index, visit))? {
-                        Go::Next => pc += 1,
-                        Go::To(target) => {
-                            pc = target;
-                            start = target;
-                        }
-                        Go::Leave(stop) => return Ok(stop),
-                    }
-                }
+                Go::Leave(stop) => return Ok(stop),
             }
         }
     }
@@ -369,10 +339,6 @@ impl Warp {
 
     fn leave(&mut self, at: usize, pc: u32) {
         self.splits.at_mut(at).pc = pc;
-    }
-
-    fn lane_fault(&self, env: &Env, inst: &Inst, fault: LaneFault) -> Fault {
-        env.fault(self.origin(fault.lane, inst.line), fault.kind)
     }
 
     fn tally_for(
@@ -460,128 +426,6 @@ impl Warp {
             (spin.count, spin.spun, spin.hot, spin.branch) = (0, true, true, pc);
         }
         spun
-    }
-
-    /// Before an access to memory, if someone wants to know: the lanes that still have to execute it.
-    ///
-    /// This is the place for whatever else looks at accesses one by one, such as shadow memory.
-    #[cold]
-    fn before_access(
-        &mut self,
-        env: &Env,
-        st: &mut State,
-        ctx: &mut MemCtx<'_>,
-        (pc, mask): (u32, u32),
-    ) -> Result<u32, Fault> {
-        let kernel = &*env.launch.kernel;
-        let info = kernel.access[pc as usize];
-        let mut rest = mask;
-        if let Some(traffic) = &mut st.counters.traffic
-            && info.bytes != 0
-        {
-            // SAFETY: only loads, stores and atomics have bytes; the file has all slots of the kernel.
-            let (space, addresses) =
-                unsafe { guest_addresses(&mut self.regs, &kernel.code[pc as usize]) };
-            traffic.access(ctx, (info, mask), (space, &addresses));
-        }
-        if st.injects {
-            rest = self.inject(env, st, ctx, (&kernel.code[pc as usize], info, mask))?;
-        }
-        if st.recorder.on && (info.poll != 0 || info.kind != AccessKind::Load) {
-            let inst = &kernel.code[pc as usize];
-            // SAFETY: only loads, stores and atomics have bytes, and these have; the file has all
-            // slots of the kernel.
-            let (space, addresses) = unsafe { guest_addresses(&mut self.regs, inst) };
-            let lanes = (0..32).filter(|lane| mask >> lane & 1 != 0);
-            let places = lanes.map(|lane| (space, addresses[lane as usize], lane));
-            st.recorder.access((env, ctx), info, places);
-        }
-        if st.late.on && self.make_late(kernel, st, ctx, (pc, rest)) {
-            return Ok(0);
-        }
-        Ok(rest)
-    }
-
-    /// Under a seed: keeps a store for later, or makes visible what the access must come after.
-    fn make_late(
-        &mut self,
-        kernel: &Kernel,
-        st: &mut State,
-        ctx: &MemCtx<'_>,
-        (pc, mask): (u32, u32),
-    ) -> bool {
-        let info = kernel.access[pc as usize];
-        if info.bytes == 0 || info.orders {
-            st.late.drain();
-            return false;
-        }
-        if matches!(
-            info.space,
-            Space::Shared | Space::SharedCluster | Space::Local | Space::Param
-        ) {
-            return false;
-        }
-        let inst = &kernel.code[pc as usize];
-        // SAFETY: only loads, stores and atomics have bytes; the file has all slots of the kernel.
-        let (space, addresses) = unsafe { guest_addresses(&mut self.regs, inst) };
-        let touch = Touch {
-            space,
-            addresses: &addresses,
-            mask,
-            bytes: info.bytes,
-        };
-        if info.store == 0 {
-            st.late.settle(touch);
-            return false;
-        }
-        let values = &kernel.stores[info.store as usize - 1];
-        let regs = &self.regs;
-        let of_lane = |lane| {
-            values
-                .iter()
-                .map(|value| regs.operand_u64(value, lane))
-                .collect()
-        };
-        st.late.keep(ctx, touch, (st.work, &mut st.choice), of_lane)
-    }
-
-    /// Counts the bytes of an access, and what a poll has read.
-    fn note_access(&mut self, kernel: &Kernel, st: &mut State, (at, pc, mask): (usize, u32, u32)) {
-        let info = kernel.access[pc as usize];
-        let bytes = u64::from(info.bytes) * u64::from(mask.count_ones());
-        st.counters.bytes.add(info.space, bytes);
-        if info.poll == 0 || info.weak && !self.armed {
-            return;
-        }
-        if st.recorder.on {
-            st.recorder.look_at_atomics();
-        }
-        let inst = &kernel.code[pc as usize];
-        // SAFETY: as in `before_access`.
-        let (_, addresses) = unsafe { guest_addresses(&mut self.regs, inst) };
-        let lanes = (0..32).filter(|lane| mask >> lane & 1 != 0);
-        let places = lanes.fold(self.splits.at(at).spin.places, |hash, lane: usize| {
-            stir(hash, addresses[lane])
-        });
-        let mut hash = self.splits.at(at).spin.hash;
-        for reg in &kernel.polls[info.poll as usize - 1] {
-            let slot = Slot(reg.slot);
-            let mut mix = |value: u64| hash = stir(hash, value);
-            let lanes = (0..32u32).filter(|lane| mask >> lane & 1 != 0);
-            match reg.class {
-                Class::B32 | Class::Pred if mask.count_ones() == 32 => {
-                    self.regs
-                        .lanes32(slot)
-                        .iter()
-                        .for_each(|&value| mix(value.into()));
-                }
-                class => lanes.for_each(|lane| mix(self.regs.value_u64(slot, class, lane))),
-            }
-        }
-        let spin = &mut self.splits.at_mut(at).spin;
-        spin.hash = if info.weak { stir(hash, places) } else { hash };
-        spin.places = places;
-        spin.polled = true;
     }
 
     /// Executes an instruction of the machine or a diverging branch; `true` if the split simply

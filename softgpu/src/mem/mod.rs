@@ -309,6 +309,26 @@ impl AddressSpace {
         self.translate_registered(address, bytes)
     }
 
+    /// Whether `[address, address + bytes)` lies within one page of the window and `device` may access
+    /// it, so that [`Self::translate`] answers `address`.
+    #[inline(always)]
+    pub(crate) fn allows_within_page(
+        &self,
+        device: u32,
+        address: u64,
+        bytes: u64,
+        access: Access,
+    ) -> bool {
+        let bit = match access {
+            Access::Write => device + 16,
+            Access::Read => device,
+        };
+        let first = address.wrapping_sub(self.base);
+        let page = self.pages.get(first >> PAGE_BITS);
+        let offset = first & (PAGE - 1);
+        page.allows(bit) && offset >= page.first() && offset + bytes.max(1) - 1 <= page.last()
+    }
+
     /// Whether for every page of a range some device may access it so.
     #[must_use]
     pub fn any_access(&self, address: u64, bytes: u64, access: Access) -> bool {

@@ -9,7 +9,10 @@
 
 #![expect(unsafe_code, reason = "copies between raw addresses")]
 
-use super::{AddressSpace, to_usize};
+use super::{AddressSpace, PAGE, to_usize};
+
+/// Bytes from which on zeroed memory is given back to the system.
+const SPARSE: usize = 2 << 20;
 
 /// A run of bytes at a host address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +88,9 @@ impl Span {
     pub fn fill(&self, pattern: &[u8]) {
         if pattern.iter().all(|b| Some(b) == pattern.first()) {
             let byte = pattern.first().copied().unwrap_or(0);
+            if byte == 0 && self.clear() {
+                return;
+            }
             // SAFETY: the span holds `self.bytes` writable bytes (module header).
             unsafe { std::ptr::write_bytes(self.pointer(), byte, self.bytes) };
             return;
@@ -95,6 +101,29 @@ impl Span {
             self.part(at as u64, block.len() as u64).write(&block);
             at += block.len();
         }
+    }
+
+    /// Zeroes a large span by giving its pages back to the system, so that memory which is only ever
+    /// zeroed costs the host nothing; false if it is not large, or the system cannot.
+    fn clear(&self) -> bool {
+        if self.bytes < SPARSE {
+            return false;
+        }
+        let page = to_usize(PAGE);
+        let head = self.pointer().addr().next_multiple_of(page) - self.pointer().addr();
+        let pages = (self.bytes - head) / page * page;
+        let start = self.pointer().wrapping_add(head);
+        // SAFETY: whole pages inside of the span, which may be written (module header): afterwards they
+        // read as zero. The call answers with an error where the mapping cannot do that.
+        if unsafe { libc::madvise(start.cast(), pages, libc::MADV_REMOVE) } != 0 {
+            return false;
+        }
+        let zeros = vec![0; page];
+        let tail = head + pages;
+        self.part(0, head as u64).write(&zeros);
+        self.part(tail as u64, (self.bytes - tail) as u64)
+            .write(&zeros);
+        true
     }
 
     /// Reads a 32- or 64-bit word at the start, atomically; `None` if misaligned or too short.

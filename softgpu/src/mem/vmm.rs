@@ -8,8 +8,8 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 
 use super::{
-    AddressSpace, GRANULARITY, MAX_DEVICES, Mapping, MemError, PAGE, Region, RegionKind, State,
-    Usage, sys,
+    AddressSpace, GRANULARITY, MAX_DEVICES, Mapping, MemError, PAGE, Process, Region, RegionKind,
+    State, Usage, sys,
 };
 
 /// How memory is accessed.
@@ -56,6 +56,15 @@ impl Physical {
     #[must_use]
     pub fn lend(&self) -> RawFd {
         self.file.lend()
+    }
+
+    /// Device and inode number of the memory file, which no later file has while this one lives.
+    ///
+    /// # Errors
+    ///
+    /// [`MemError::Os`].
+    pub fn identity(&self) -> Result<(u64, u64), MemError> {
+        Ok(self.file.identity()?.0)
     }
 
     /// A descriptor for another process (or this one) to import; the caller owns it.
@@ -207,8 +216,27 @@ impl AddressSpace {
     ///
     /// Not a descriptor, or not of a physical allocation.
     pub fn import_physical(&self, fd: RawFd) -> Result<Arc<Physical>, MemError> {
+        let value = u64::try_from(fd).unwrap_or(u64::MAX);
+        self.adopt_physical(sys::MemFile::duplicate(fd)?, value)
+    }
+
+    /// Opens the allocation that a process has lent ([`Physical::lend`]) as a descriptor.
+    ///
+    /// # Errors
+    ///
+    /// The process or the allocation is gone, or the descriptor is of something else.
+    pub fn open_physical(&self, process: Process, fd: RawFd) -> Result<Arc<Physical>, MemError> {
+        let value = u64::from(process.id);
+        if !process.is_alive() {
+            let expected = "a process that runs";
+            return Err(invalid("import physical memory", value, expected));
+        }
+        let path = format!("/proc/{}/fd/{fd}", process.id);
+        self.adopt_physical(sys::MemFile::open(&path)?, value)
+    }
+
+    fn adopt_physical(&self, file: sys::MemFile, value: u64) -> Result<Arc<Physical>, MemError> {
         let operation = "import physical memory";
-        let file = sys::MemFile::duplicate(fd)?;
         let (identity, bytes) = file.identity()?;
         let mut state = self.state.lock();
         if let Some(known) = state
@@ -218,7 +246,6 @@ impl AddressSpace {
         {
             return Ok(known);
         }
-        let value = u64::try_from(fd).unwrap_or(u64::MAX);
         let foreign = || invalid(operation, value, "a descriptor of physical memory");
         let name = file.name().ok_or_else(foreign)?;
         let location = match name.strip_prefix("softgpu:").ok_or_else(foreign)? {

@@ -94,15 +94,18 @@ pub fn gather(
     packed: &mut [u8],
 ) -> Result<(), FaultKind> {
     check(operand, packed)?;
-    let rows = packed[..operand.rows * K_BYTES].chunks_exact_mut(K_BYTES);
     match operand.major {
         Major::K => {
-            for (row, out) in (0u32..).zip(rows) {
-                let (first, second) = out.split_at_mut(16);
-                let base = k_major_row(descriptor, row);
-                copy_chunk(shared, swizzled(descriptor, base), first)?;
-                let next = base + k_major_chunk(descriptor);
-                copy_chunk(shared, swizzled(descriptor, next), second)?;
+            let groups = packed[..operand.rows * K_BYTES].chunks_exact_mut(8 * K_BYTES);
+            let mut chunks = [0; 16];
+            for (group, out) in (0u32..).zip(groups) {
+                let base = descriptor.start + group * descriptor.stride;
+                if group == 0 || !descriptor.stride.is_multiple_of(Swizzle::PERIOD) {
+                    chunks = k_major_chunks(descriptor, base);
+                }
+                for (out, chunk) in out.as_chunks_mut::<16>().0.iter_mut().zip(chunks) {
+                    copy_chunk(shared, base.wrapping_add(chunk), out)?;
+                }
             }
         }
         Major::Mn => {
@@ -149,9 +152,16 @@ fn swizzled(descriptor: Descriptor, address: u32) -> u32 {
     address ^ (descriptor.swizzle.apply(line) ^ line)
 }
 
-/// Address of the first byte of a K-major row.
-fn k_major_row(descriptor: Descriptor, row: u32) -> u32 {
-    descriptor.start + (row / 8) * descriptor.stride + (row % 8) * descriptor.swizzle.width()
+/// Where the two chunks of 16 bytes of eight K-major rows are, after the swizzle, from the address of
+/// the first row before it. Groups at distances of [`Swizzle::PERIOD`] are alike.
+fn k_major_chunks(descriptor: Descriptor, base: u32) -> [u32; 16] {
+    let mut chunks = [0; 16];
+    for (row, pair) in (0u32..).zip(chunks.as_chunks_mut::<2>().0) {
+        let first = base.wrapping_add(row * descriptor.swizzle.width());
+        let second = first.wrapping_add(k_major_chunk(descriptor));
+        *pair = [first, second].map(|at| swizzled(descriptor, at).wrapping_sub(base));
+    }
+    chunks
 }
 
 /// From the first to the second 16 bytes of a K-major row.
@@ -182,11 +192,11 @@ fn mn_major_chunk(descriptor: Descriptor, group: usize, k: usize) -> u32 {
 }
 
 #[inline]
-fn copy_chunk(shared: &[u8], address: u32, out: &mut [u8]) -> Result<(), FaultKind> {
-    let from = address as usize;
-    match shared.get(from..from + 16) {
+fn copy_chunk(shared: &[u8], address: u32, out: &mut [u8; 16]) -> Result<(), FaultKind> {
+    let from = shared.get(address as usize..);
+    match from.and_then(|bytes| bytes.first_chunk()) {
         Some(bytes) => {
-            out.copy_from_slice(bytes);
+            *out = *bytes;
             Ok(())
         }
         None => Err(FaultKind::IllegalAddress {

@@ -16,6 +16,9 @@ pub enum Swizzle {
 }
 
 impl Swizzle {
+    /// Bytes after which every pattern repeats.
+    pub(super) const PERIOD: u32 = 1024;
+
     /// Bytes of a swizzled row; 16, a chunk, without a swizzle.
     #[must_use]
     pub const fn width(self) -> u32 {

@@ -1,7 +1,6 @@
 //! The model against every vector recorded on an H100 (`testdata/tensor-core`, see its README).
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use super::convert;
 use super::format::Format;
@@ -220,8 +219,7 @@ fn recorded_rows_agree_through_wgmma_tiles() {
             let mut b: Vec<u8> = rows.iter().flat_map(|row| pack(&row.b)).collect();
             a.resize(A_BYTES, 0);
             b.resize(A_BYTES, 0);
-            let mut files: [RegFile; 4] =
-                std::array::from_fn(|_| RegFile::new(32, 0, Arc::new([])));
+            let mut files: [RegFile; 4] = std::array::from_fn(|_| RegFile::new(32, 0, &[]));
             let mut d = Accumulators::new(files.each_mut(), &slots).unwrap();
             tile.multiply_add(&a, &b, &mut d, Addend::Zero).unwrap();
             for (i, row) in rows.iter().enumerate() {

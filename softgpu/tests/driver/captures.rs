@@ -192,6 +192,50 @@ fn waiting_and_unsafe_calls_spoil_a_capture() {
     cu!(cuStreamSynchronize(s));
 }
 
+/// A capture forbids its own thread to free and to unload; the others may.
+#[test]
+fn other_threads_free_during_a_capture() {
+    let context = Context::new(0);
+    let words = alloc::<u32>(4);
+    let (spare, lost) = (alloc::<u32>(4), alloc::<u32>(4));
+    let s = stream(1);
+    begin(s);
+    cu!(cuMemsetD32Async(words, 7, 4, s));
+    let handle = context.0 as usize;
+    let other = move || {
+        cu!(cuCtxSetCurrent(handle as sys::CUcontext));
+        let loaded = module(BASIC);
+        cu!(cuMemFree_v2(spare));
+        cu!(cuMemFree_v2(alloc::<u32>(4)));
+        cu!(cuModuleUnload(loaded));
+    };
+    std::thread::spawn(other).join().unwrap();
+    assert_eq!(status(s), Status::CU_STREAM_CAPTURE_STATUS_ACTIVE);
+    let graph = end(s).unwrap();
+    cu!(cuGraphLaunch(instance(graph), s));
+    cu!(cuStreamSynchronize(s));
+    assert_eq!(download::<u32>(words, 4), [7; 4]);
+    let unsupported = CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    let spoilt = Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+    begin(s);
+    assert_eq!(code!(cuMemFree_v2(lost)), unsupported);
+    assert_eq!(end(s), spoilt);
+    let loaded = module(BASIC);
+    begin(s);
+    assert_eq!(code!(cuModuleUnload(loaded)), unsupported);
+    assert_eq!(end(s), spoilt);
+    let mut page = vec![0u8; 8192];
+    let registered = page.as_mut_ptr().cast();
+    cu!(cuMemHostRegister_v2(registered, 8192, 0));
+    begin(s);
+    assert_eq!(code!(cuMemHostUnregister(registered)), unsupported);
+    assert_eq!(end(s), spoilt);
+    // Nothing has gone.
+    cu!(cuMemFree_v2(lost));
+    cu!(cuMemHostUnregister(registered));
+    cu!(cuModuleUnload(loaded));
+}
+
 #[test]
 fn dependencies_can_be_seen_and_set() {
     let _context = Context::new(0);

@@ -10,6 +10,7 @@ mod captures;
 mod code;
 mod control;
 mod dependents;
+mod fabric;
 mod faults;
 mod graphs;
 mod hopper;

@@ -259,3 +259,32 @@ fn pointers_tell_their_pool() {
     cu!(cuMemFreeAsync(pointer, DEFAULT));
     cu!(cuCtxSynchronize());
 }
+
+/// Zeroing ends at its edges, whatever their alignment, in memory that was written before.
+#[test]
+fn large_zeroing_clears_just_its_range() {
+    let _context = Context::new(1);
+    let bytes = 6usize << 20;
+    let at = alloc::<u8>(bytes);
+    for (start, len) in [
+        (0, bytes),
+        (1, bytes - 2),
+        (4097, 3 << 20),
+        ((1 << 20) + 5, (2 << 20) + 1),
+        (bytes - (2 << 20), 2 << 20),
+    ] {
+        cu!(cuMemsetD8_v2(at, 0xA5, bytes));
+        cu!(cuMemsetD8_v2(at + start as u64, 0, len));
+        let found = download::<u8>(at, bytes);
+        let expected = |i: usize| {
+            if (start..start + len).contains(&i) {
+                0
+            } else {
+                0xA5
+            }
+        };
+        let wrong = (0..bytes).find(|&i| found[i] != expected(i));
+        assert_eq!(wrong, None, "zeroing {len} bytes at {start}");
+    }
+    cu!(cuMemFree_v2(at));
+}

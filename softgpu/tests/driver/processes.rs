@@ -76,7 +76,8 @@ const MARK: &str = "softgpu-test ";
 /// Another process of this test. It searches early for deadlocks: waiting for others is none.
 pub(crate) struct Peer {
     process: Child,
-    to: ChildStdin,
+    /// None once the peer was told to end.
+    to: Option<ChildStdin>,
     from: BufReader<ChildStdout>,
 }
 
@@ -95,13 +96,13 @@ impl Peer {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let to = process.stdin.take().unwrap();
+        let to = process.stdin.take();
         let from = BufReader::new(process.stdout.take().unwrap());
         Self { process, to, from }
     }
 
     pub(crate) fn say(&mut self, line: &str) {
-        writeln!(self.to, "{line}").unwrap();
+        writeln!(self.to.as_ref().unwrap(), "{line}").unwrap();
     }
 
     /// The next line that the peer says.
@@ -122,9 +123,18 @@ impl Peer {
     }
 
     pub(crate) fn end(mut self) {
-        drop(self.to);
+        self.to = None;
         let status = self.process.wait().unwrap();
         assert!(status.success(), "{status}");
+    }
+}
+
+/// A test that fails leaves no process behind.
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // Both fail when the process has ended, which is as well.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
@@ -192,6 +202,7 @@ fn child() {
         "patient" => crate::patience::patient(words[1], words[2]),
         "event" => event_partner(),
         "descriptor" => descriptor_partner(words[1]),
+        "fabric" => crate::fabric::partner(words[1]),
         "pool" => pool_partner(words[1]),
         "team" => team_partner(words[1]),
         "footprint" => footprint(),
@@ -771,6 +782,9 @@ fn footprint() {
         cu!(cuMemGetInfo_v2(&mut free, &mut total));
         assert_eq!(total - free, 16 << 30);
         assert!(total > 79 << 30);
+        // Zeroed memory costs no more than untouched memory.
+        cu!(cuMemsetD32_v2(pointer, 0, 4 << 30));
+        cu!(cuCtxSynchronize());
         std::mem::forget(context);
     }
     tell(&resident().to_string());

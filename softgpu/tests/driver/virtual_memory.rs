@@ -4,7 +4,7 @@ use cudarc::driver::sys::{self, CUmemAccess_flags_enum as Access, CUresult};
 
 use crate::support::{Context, assert_same, download};
 
-const MIB: usize = 1 << 20;
+pub(crate) const MIB: usize = 1 << 20;
 
 /// Allocation properties for a device, exportable as a file descriptor.
 pub(crate) fn properties(device: i32) -> sys::CUmemAllocationProp {

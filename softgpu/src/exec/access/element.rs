@@ -99,15 +99,16 @@ pub(crate) mod wide {
     pub(crate) unsafe fn exchange(at: *mut u128, old: u128, new: u128) -> u128 {
         let (mut low, mut high) = (old as u64, (old >> 64) as u64);
         // SAFETY: the caller's promise. The compiler keeps rbx to itself, so it is exchanged in
-        // and out; everything else that the instruction touches is an operand.
+        // and out; everything else that the instruction touches is an operand. The address has a
+        // register of its own, because an operand of any register may stand in rbx.
         unsafe {
             std::arch::asm!(
                 "xchg rbx, {new_low}",
-                "lock cmpxchg16b [{at}]",
+                "lock cmpxchg16b [rdi]",
                 "mov rbx, {new_low}",
                 new_low = inout(reg) new as u64 => _,
                 in("rcx") (new >> 64) as u64,
-                at = in(reg) at,
+                in("rdi") at,
                 inout("rax") low,
                 inout("rdx") high,
                 options(nostack),

@@ -153,26 +153,21 @@ impl MemCtx<'_> {
         if bounds.bits & span.align.wrapping_sub(1) != 0 {
             return None;
         }
-        let bytes = bounds
-            .high
-            .wrapping_sub(bounds.low)
-            .wrapping_add(span.bytes);
-        if bytes > PAGE {
+        // Compared before the bytes of a lane are added, which may wrap around.
+        let extent = bounds.high.wrapping_sub(bounds.low);
+        if extent > PAGE - span.bytes {
             return None;
         }
+        let bytes = extent + span.bytes;
         let whole = Span { bytes, ..span };
-        let space = match space {
+        let (space, low) = match space {
             Space::Generic if bounds.high >= SHARED_WINDOW => match window(bounds.low) {
                 Some(Space::Local) | None => return None,
-                Some(space) => space,
+                Some(space) => (space, bounds.low & 0xffff_ffff),
             },
-            Space::Generic => Space::Global,
+            Space::Generic => (Space::Global, bounds.low),
             Space::Local => return None,
-            space => space,
-        };
-        let low = match space {
-            Space::Global | Space::Const => bounds.low,
-            _ => bounds.low & 0xffff_ffff,
+            space => (space, bounds.low),
         };
         let host = match space {
             Space::Global => {

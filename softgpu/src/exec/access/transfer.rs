@@ -2,7 +2,7 @@
 //!
 //! Three ways, in order: all lanes active and side by side in memory (one wide copy, transposed
 //! for vectors); all active lanes at one address (one element, broadcast; loads only); lane by
-//! lane.
+//! lane. The first two have a path of their own where all lanes are active and the access is weak.
 #![expect(unsafe_code, reason = "guest memory is accessed through raw pointers")]
 #![expect(
     clippy::cast_possible_truncation,
@@ -143,8 +143,8 @@ impl Hosts {
     pub(crate) const NONE: Self = Self([0; 32]);
 }
 
-/// How the 32 words at `base` lie: the first, whether all are the same, whether each follows the one
-/// before by `1 << shift`.
+/// Whether each of the 32 words at `base` follows the one before by `step`; 0 asks whether all are the
+/// same.
 ///
 /// It compares the words as they stand in the register, because an array of addresses in between costs
 /// more than all else.
@@ -152,18 +152,16 @@ impl Hosts {
 /// # Safety
 /// 32 words can be read there.
 #[inline(always)]
-unsafe fn compare<A: Address>(base: *const A, shift: u32) -> (A, bool, bool) {
+unsafe fn in_steps<A: Address>(base: *const A, step: u32) -> bool {
     // SAFETY: the caller's promise.
     let first = unsafe { base.read() };
-    let (mut apart, mut astray) = (A::default(), A::default());
+    let mut astray = A::default();
     for lane in 0..32u32 {
         // SAFETY: the caller's promise.
         let word = unsafe { base.wrapping_add(lane as usize).read() };
-        apart = apart | (word ^ first);
-        astray = astray | (word ^ first.advance(lane << shift));
+        astray = astray | (word ^ first.advance(lane * step));
     }
-    let zero = A::default();
-    (first, apart == zero, astray == zero)
+    astray == A::default()
 }
 
 /// A word of an address register.
@@ -186,8 +184,8 @@ impl Address for u64 {
     }
 }
 
-/// Resolves the addresses of 32 active lanes if they are side by side or all the same, which one
-/// pass over them tells: the extremes need not be found.
+/// Resolves the addresses of 32 active lanes if they lie in the pattern given, side by side or all the
+/// same, which one pass over them tells: the extremes need not be found.
 ///
 /// # Safety
 /// The operand lies in the file.
@@ -196,36 +194,53 @@ unsafe fn regular(
     regs: &mut RegFile,
     inst: &Inst,
     ctx: &MemCtx<'_>,
-    span: Span,
+    (span, pattern): (Span, Pattern),
 ) -> Option<Located> {
     let mode = Mode(inst.c.0);
     let base = regs.source(inst.a);
-    if !span.bytes.is_power_of_two() {
-        return None;
-    }
-    let shift = span.bytes.trailing_zeros();
-    let (first, same, aside) = if mode.0 & Mode::WIDE != 0 {
+    // At most 512, so 31 steps of lanes fit well.
+    let step = match pattern {
+        Pattern::Contiguous => span.bytes as u32,
+        _ => 0,
+    };
+    let first = if mode.0 & Mode::WIDE != 0 {
+        let base = base.cast::<u64>();
         // SAFETY: the operand has 32 lanes of 8 bytes.
-        let (first, same, aside) = unsafe { compare::<u64>(base.cast(), shift) };
-        (first.wrapping_add(inst.imm), same, aside)
+        if !unsafe { in_steps(base, step) } {
+            return None;
+        }
+        // SAFETY: as above.
+        unsafe { base.read() }.wrapping_add(inst.imm)
     } else {
         // SAFETY: the operand has 32 lanes of 4 bytes.
-        let (first, same, aside) = unsafe { compare::<u32>(base.cast(), shift) };
-        let first = first.wrapping_add(inst.imm as u32);
+        if !unsafe { in_steps(base, step) } {
+            return None;
+        }
+        // SAFETY: as above.
+        let first = unsafe { base.read() }.wrapping_add(inst.imm as u32);
         // Lanes beyond the end of the 32 bits are elsewhere.
-        let aside = aside && first.checked_add(31 << shift).is_some();
-        (u64::from(first), same, aside)
+        first.checked_add(31 * step)?;
+        first.into()
     };
-    let (pattern, extent) = match (aside, same) {
-        (true, _) => (Pattern::Contiguous, 31 << shift),
-        (_, true) => (Pattern::Uniform, 0),
-        _ => return None,
+    let extent = u64::from(31 * step);
+    let near = mode.space() == Space::Global
+        && first & span.align.wrapping_sub(1) == 0
+        && (ctx.space).allows_within_page(ctx.device, first, extent + span.bytes, span.access);
+    let delta = if near {
+        0
+    } else {
+        elsewhere(ctx, mode, &Bounds::from(first, extent), span)?
     };
-    let delta = ctx.common(mode.space(), &Bounds::from(first, extent), span)?;
     Some(Located {
         first: first.wrapping_add(delta),
         pattern,
     })
+}
+
+/// [`MemCtx::common`] where it need not be fast.
+#[inline(never)]
+fn elsewhere(ctx: &MemCtx<'_>, mode: Mode, bounds: &Bounds, span: Span) -> Option<u64> {
+    ctx.common(mode.space(), bounds, span)
 }
 
 /// Resolves the addresses of an instruction. `hosts` is written if they are scattered.
@@ -240,14 +255,17 @@ pub(crate) unsafe fn locate(
     ctx: &MemCtx<'_>,
     (span, hosts): (Span, &mut Hosts),
 ) -> Result<Located, LaneFault> {
-    if mask == FULL {
-        // SAFETY: the caller's promise.
-        let located = unsafe { regular(regs, inst, ctx, span) };
-        if let Some(located) = located {
-            return Ok(located);
+    let mode = Mode(inst.c.0);
+    // Weak accesses have been tried before: see `MemBody::all`.
+    if mask == FULL && mode.strong() {
+        for pattern in [Pattern::Contiguous, Pattern::Uniform] {
+            // SAFETY: the caller's promise.
+            let located = unsafe { regular(regs, inst, ctx, (span, pattern)) };
+            if let Some(located) = located {
+                return Ok(located);
+            }
         }
     }
-    let mode = Mode(inst.c.0);
     // SAFETY: the caller's promise.
     let addresses = unsafe { addresses(regs, inst, mode) };
     let bounds = Bounds::of(&addresses, mask);
@@ -294,6 +312,44 @@ pub(crate) struct Load<T, R, const V: usize>(PhantomData<(T, R)>);
 
 impl<T: Held<R>, R: Raw, const V: usize> MemBody for Load<T, R, V> {
     #[inline(always)]
+    unsafe fn all(regs: &mut RegFile, inst: &Inst, ctx: &MemCtx<'_>) -> bool {
+        let mode = Mode(inst.c.0);
+        if mode.strong() {
+            return false;
+        }
+        let span = span::<T::Memory, V>(mem::Access::Read);
+        let mut out = [[R::default(); 32]; V];
+        // SAFETY: the caller's promise.
+        let aside = unsafe { regular(regs, inst, ctx, (span, Pattern::Contiguous)) };
+        if let Some(Located { first, .. }) = aside {
+            for lane in 0..32 {
+                for (k, out) in out.iter_mut().enumerate() {
+                    // SAFETY: resolved for all lanes, and aligned.
+                    let value = unsafe { at::<T::Memory>(first, lane * V + k).read() };
+                    out[lane] = T::widen(value);
+                }
+            }
+        } else {
+            // SAFETY: the caller's promise.
+            let same = unsafe { regular(regs, inst, ctx, (span, Pattern::Uniform)) };
+            let Some(Located { first, .. }) = same else {
+                return false;
+            };
+            for (k, out) in out.iter_mut().enumerate() {
+                // SAFETY: resolved for all lanes, and aligned.
+                let value = unsafe { element::<T, R>(first, k, mode) };
+                *out = [value; 32];
+            }
+        }
+        for (out, slot) in out.iter().zip(inst.list.as_deref().unwrap_or_default()) {
+            let target = regs.target(*slot);
+            // SAFETY: the register lies in the file.
+            unsafe { Raw::commit(target, FULL, out) };
+        }
+        true
+    }
+
+    #[inline(always)]
     unsafe fn run<I: Host>(
         regs: &mut RegFile,
         mask: u32,
@@ -308,15 +364,6 @@ impl<T: Held<R>, R: Raw, const V: usize> MemBody for Load<T, R, V> {
         let first = located.first;
         let mut out = [[R::default(); 32]; V];
         match located.pattern {
-            Pattern::Contiguous if !mode.strong() => {
-                for lane in 0..32 {
-                    for (k, out) in out.iter_mut().enumerate() {
-                        // SAFETY: resolved for all lanes, and aligned.
-                        let value = unsafe { at::<T::Memory>(first, lane * V + k).read() };
-                        out[lane] = T::widen(value);
-                    }
-                }
-            }
             Pattern::Uniform => {
                 for (k, out) in out.iter_mut().enumerate() {
                     // SAFETY: resolved for the active lanes, and aligned.
@@ -367,6 +414,29 @@ pub(crate) struct Store<T, R, const V: usize>(PhantomData<(T, R)>);
 
 impl<T: Held<R>, R: Raw, const V: usize> MemBody for Store<T, R, V> {
     #[inline(always)]
+    unsafe fn all(regs: &mut RegFile, inst: &Inst, ctx: &MemCtx<'_>) -> bool {
+        if Mode(inst.c.0).strong() {
+            return false;
+        }
+        let span = span::<T::Memory, V>(mem::Access::Write);
+        // SAFETY: the caller's promise.
+        let aside = unsafe { regular(regs, inst, ctx, (span, Pattern::Contiguous)) };
+        let Some(Located { first, .. }) = aside else {
+            return false;
+        };
+        // SAFETY: the caller's promise.
+        let values = unsafe { values::<R, V>(regs, inst.list.as_deref().unwrap_or_default()) };
+        for lane in 0..32 {
+            for (k, values) in values.iter().enumerate() {
+                let to = at::<T::Memory>(first, lane * V + k);
+                // SAFETY: resolved for all lanes, and aligned.
+                unsafe { to.write(T::narrow(values[lane])) };
+            }
+        }
+        true
+    }
+
+    #[inline(always)]
     unsafe fn run<I: Host>(
         regs: &mut RegFile,
         mask: u32,
@@ -380,33 +450,20 @@ impl<T: Held<R>, R: Raw, const V: usize> MemBody for Store<T, R, V> {
         let located = unsafe { I::locate(regs, mask, inst, ctx, (span, &mut hosts)) }?;
         // SAFETY: the caller's promise.
         let values = unsafe { values::<R, V>(regs, inst.list.as_deref().unwrap_or_default()) };
-        match located.pattern {
-            Pattern::Contiguous if !mode.strong() => {
-                for lane in 0..32 {
-                    for (k, values) in values.iter().enumerate() {
-                        let to = at::<T::Memory>(located.first, lane * V + k);
-                        // SAFETY: resolved for all lanes, and aligned.
-                        unsafe { to.write(T::narrow(values[lane])) };
-                    }
-                }
-            }
-            _ => {
-                let host = |lane| located.host(&hosts, lane, span.bytes);
-                let mut left = mask;
-                while left != 0 {
-                    let lane = left.trailing_zeros() as usize;
-                    left &= left - 1;
-                    for (k, values) in values.iter().enumerate() {
-                        let to = at::<T::Memory>(host(lane), k);
-                        let value = T::narrow(values[lane]);
-                        if mode.strong() {
-                            // SAFETY: resolved for this lane, and aligned.
-                            unsafe { T::Memory::store_strong(to, value) };
-                        } else {
-                            // SAFETY: resolved for this lane, and aligned.
-                            unsafe { to.write_volatile(value) };
-                        }
-                    }
+        let host = |lane| located.host(&hosts, lane, span.bytes);
+        let mut left = mask;
+        while left != 0 {
+            let lane = left.trailing_zeros() as usize;
+            left &= left - 1;
+            for (k, values) in values.iter().enumerate() {
+                let to = at::<T::Memory>(host(lane), k);
+                let value = T::narrow(values[lane]);
+                if mode.strong() {
+                    // SAFETY: resolved for this lane, and aligned.
+                    unsafe { T::Memory::store_strong(to, value) };
+                } else {
+                    // SAFETY: resolved for this lane, and aligned.
+                    unsafe { to.write_volatile(value) };
                 }
             }
         }

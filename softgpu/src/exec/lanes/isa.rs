@@ -12,8 +12,8 @@ use std::sync::OnceLock;
 use crate::exec::access::transfer::{Hosts, Located, locate};
 use crate::exec::access::{MemCtx, Span};
 use crate::exec::config::Tools;
-use crate::exec::inst::{AluFn, Code, Inst, LaneFault, MemFn};
-use crate::exec::regs::RegFile;
+use crate::exec::inst::{AluFn, Code, Inst, LaneFault, MemFn, Notice};
+use crate::exec::regs::{FULL, RegFile};
 
 /// Vector extensions for which handlers exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -91,6 +91,16 @@ pub(crate) trait MemBody {
         inst: &Inst,
         ctx: &mut MemCtx<'_>,
     ) -> Result<(), LaneFault>;
+
+    /// Executes the instruction for all lanes if the addresses are as most are and there is no
+    /// fault; else it does nothing and answers `false`.
+    ///
+    /// # Safety
+    /// As for [`Self::run`].
+    #[inline(always)]
+    unsafe fn all(_regs: &mut RegFile, _inst: &Inst, _ctx: &MemCtx<'_>) -> bool {
+        false
+    }
 }
 
 /// A level of vector extensions as a type: what memory handlers share, compiled once for each.
@@ -167,9 +177,29 @@ macro_rules! wrappers {
                 mask: u32,
                 inst: &Inst,
                 ctx: &mut MemCtx<'_>,
-            ) -> Result<(), LaneFault> {
+            ) -> Result<(), Box<LaneFault>> {
                 // SAFETY: the caller's promise is the one of the body.
-                unsafe { B::run::<$host>(regs, mask, inst, ctx) }
+                if mask == FULL && unsafe { B::all(regs, inst, ctx) } {
+                    return Ok(());
+                }
+                // SAFETY: as above.
+                unsafe { any::<B>(regs, mask, inst, ctx) }
+            }
+
+            /// Apart from [`run`], whose frame then stays small.
+            ///
+            /// # Safety
+            /// See [`MemFn`].
+            $(#[$feature])*
+            #[inline(never)]
+            unsafe fn any<B: MemBody>(
+                regs: &mut RegFile,
+                mask: u32,
+                inst: &Inst,
+                ctx: &mut MemCtx<'_>,
+            ) -> Result<(), Box<LaneFault>> {
+                // SAFETY: the caller's promise is the one of the body.
+                unsafe { B::run::<$host>(regs, mask, inst, ctx) }.map_err(Box::new)
             }
         }
     )*};
@@ -214,5 +244,5 @@ pub(crate) fn mem<B: MemBody>(isa: Isa) -> Code {
         Isa::Avx2 => mem_avx2::run::<B>,
         _ => mem_baseline::run::<B>,
     };
-    Code::Mem(handler)
+    Code::Mem(handler, Notice::Always)
 }

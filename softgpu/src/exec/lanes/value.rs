@@ -30,9 +30,17 @@ pub(crate) trait Raw: Copy + Default {
         }
         // SAFETY: the caller's promise.
         let mut merged = unsafe { target.read() };
-        for lane in 0..32 {
-            let active = mask >> lane & 1 != 0;
-            merged[lane] = if active { values[lane] } else { merged[lane] };
+        // 64 bytes at a time, as vectors are, each with its own bits of the mask.
+        let lanes = 64 / size_of::<Self>().max(1);
+        for (part, (merged, values)) in merged
+            .chunks_exact_mut(lanes)
+            .zip(values.chunks_exact(lanes))
+            .enumerate()
+        {
+            let bits = mask >> (part * lanes);
+            for (lane, (to, value)) in merged.iter_mut().zip(values).enumerate() {
+                *to = if bits >> lane & 1 != 0 { *value } else { *to };
+            }
         }
         // SAFETY: the caller's promise.
         unsafe { target.write(merged) };

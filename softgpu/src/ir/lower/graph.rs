@@ -1,8 +1,9 @@
 //! Who calls whom in a module, and which calls are expanded in place.
 //!
 //! Small functions, and functions with one call in the whole module, are expanded: the optimiser
-//! then sees through them. Recursive functions never are. The rest are routines, so the size of
-//! what is lowered stays proportional to the text.
+//! then sees through them. Recursive functions never are, nor those that allocate on the stack, because
+//! what they take is free when they return. The rest are routines, so the size of what is lowered stays
+//! proportional to the text.
 
 use std::collections::{HashMap, HashSet};
 
@@ -34,6 +35,7 @@ struct Uses {
     /// Direct callees, once per call.
     calls: Vec<usize>,
     indirect: bool,
+    alloca: bool,
 }
 
 impl Graph {
@@ -70,6 +72,7 @@ impl Graph {
             }
             if let [function] = component[..]
                 && !edges[function].contains(&function)
+                && !uses[function].alloca
             {
                 let size = sizes[function];
                 expanded[function] = size <= SMALL || sites[function] == 1 && size <= ONCE;
@@ -117,7 +120,9 @@ fn uses(
             Statement::Instruction(instruction) => {
                 uses.size += 1;
                 let mut callee = None;
-                if is_call(module.word(instruction.opcode)) {
+                let opcode = module.word(instruction.opcode);
+                uses.alloca |= opcode.starts_with("alloca.");
+                if is_call(opcode) {
                     callee = callee_of(instruction);
                     match callee.and_then(|name| functions.get(&name)) {
                         Some(&function) => uses.calls.push(function),

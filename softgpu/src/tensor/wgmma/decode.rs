@@ -21,7 +21,8 @@ pub(super) enum Class {
     Hard,
 }
 
-/// A row of A. FP8 words hold two elements (k, k+1) in their halves, except `largest`.
+/// A row of A. Value words stand in two runs of eight: the first parts of the row's words, then the
+/// second ones. FP8 value words hold two elements (k, k+1) in their halves.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Row {
@@ -29,7 +30,8 @@ pub(super) struct Row {
     pub(super) value: [u32; 16],
     /// FP8: biased exponents as the instruction set wants them.
     pub(super) exponent: [u32; 16],
-    /// FP8: 0xFFFE for a negative element, which turns 1 into -1 and back.
+    /// FP8: which of [`Group::sign`] has the signs of the products: 1 for a negative element in the low
+    /// half, and 2 for one in the high half.
     pub(super) sign: [u32; 16],
     /// Biased exponents for the maximum; very small for zero. FP8: four i8; otherwise two i16.
     pub(super) largest: [u32; 8],
@@ -39,12 +41,13 @@ pub(super) struct Row {
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Group {
-    /// As in [`Row`]; FP8 significands are shifted left by [`Simd::FP8_SHIFT`].
+    /// As in [`Row`]; FP8 significands are those of [`Simd::fp8_significands`].
     pub(super) value: [[u32; 16]; 16],
     /// As in [`Row`].
     pub(super) exponent: [[u32; 16]; 16],
-    /// FP8: 1 or -1.
-    pub(super) sign: [[u32; 16]; 16],
+    /// FP8: 1 or -1, for elements of A that are both positive, for a negative one in the low half, in
+    /// the high half, in both.
+    pub(super) sign: [[[u32; 16]; 4]; 16],
     /// As in [`Row`].
     pub(super) largest: [[u32; 16]; 8],
 }
@@ -70,7 +73,7 @@ impl Operands {
         groups: [Group {
             value: [[0; 16]; 16],
             exponent: [[0; 16]; 16],
-            sign: [[0; 16]; 16],
+            sign: [[[0; 16]; 4]; 16],
             largest: [[0; 16]; 8],
         }; 16],
         row_class: [Class::Plain; M],
@@ -83,55 +86,60 @@ pub(super) const fn column(place: usize) -> usize {
     place / 8 * 8 + place % 4 * 2 + place / 4 % 2
 }
 
-/// The 32-bit words of packed rows: word `w` of the rows of a group, in fragment order. Columns at
-/// and above n read as zero.
+/// The 32-bit words of the columns of a group from `first` on, a vector of columns in fragment order.
+/// Columns at and above n read as zero.
 #[inline(always)]
-pub(super) fn transpose(b: &[u8], group: usize) -> [[u32; 16]; 8] {
-    let mut words = [[0; 16]; 8];
-    for lane in 0..16 {
-        let at = column(16 * group + lane) * K_BYTES;
-        let Some(row) = b.get(at..at + K_BYTES) else {
-            continue;
-        };
-        for (w, bytes) in row.chunks_exact(4).enumerate() {
-            words[w][lane] = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        }
-    }
-    words
+pub(super) fn words<S: Simd>(s: S, b: &[u8], group: usize, first: usize) -> [S::V; 8] {
+    const NONE: [u8; K_BYTES] = [0; K_BYTES];
+    s.transpose(|lane| {
+        let at = column(16 * group + first + lane) * K_BYTES;
+        let row = b.get(at..).and_then(|rows| rows.first_chunk());
+        row.unwrap_or(&NONE)
+    })
 }
 
-/// The 32-bit words of a packed row.
+/// [`words`] of all 16 columns.
 #[inline(always)]
-pub(super) fn words(row: &[u8]) -> [u32; 8] {
+pub(super) fn transpose<S: Simd>(s: S, b: &[u8], group: usize) -> [[u32; 16]; 8] {
+    let mut all = [[0; 16]; 8];
+    for first in (0..16).step_by(S::LANES) {
+        for (all, word) in all.iter_mut().zip(words(s, b, group, first)) {
+            s.store(all, first, word);
+        }
+    }
+    all
+}
+
+/// The 32-bit words of packed bytes.
+#[inline(always)]
+pub(super) fn row_words<const N: usize>(row: &[u8]) -> [u32; N] {
     std::array::from_fn(|w| {
         let bytes = &row[4 * w..4 * w + 4];
         u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
     })
 }
 
-/// One element format, as operations on 32-bit words of packed elements.
+/// One element format, as operations on lanes that are 32-bit words of packed elements.
 pub(super) trait Element {
     /// Decoded value words of a memory word.
     const VALUES: usize;
-    /// Memory words that one word of [`Row::largest`] covers.
-    const WORDS: usize;
-    /// The bits of a value word that negation flips: of [`Row::sign`] for FP8, else of the value.
+    /// The bits of a word that negation flips: of [`Self::sign`] for FP8, else of the value.
     const NEGATE: u32;
     /// Whether the format is FP8.
     const FP8: bool;
     /// Not 0 when some element of the word is [`Class::Hard`].
-    fn hard(word: u32) -> u32;
-    /// See [`Row::value`]; `i` below [`Self::VALUES`].
-    fn value(word: u32, i: usize) -> u32;
-    /// The word of [`Row::largest`] of the first and the last of its memory words.
-    fn largest(first: u32, last: u32) -> u32;
+    fn hard<S: Simd>(s: S, word: S::V) -> S::V;
+    /// See [`Row::value`]; `part` below [`Self::VALUES`].
+    fn value<S: Simd>(s: S, word: S::V, part: usize) -> S::V;
+    /// See [`Row::largest`].
+    fn largest<S: Simd>(s: S, word: S::V) -> S::V;
     /// FP8: exponents of two elements, one per half.
-    fn exponent(_word: u32, _i: usize) -> u32 {
-        0
+    fn exponent<S: Simd>(_s: S, word: S::V, _part: usize) -> S::V {
+        word
     }
-    /// FP8: see [`Row::sign`].
-    fn sign(_word: u32, _i: usize) -> u32 {
-        0
+    /// FP8: 1 in the halves of negative elements.
+    fn sign<S: Simd>(_s: S, word: S::V, _part: usize) -> S::V {
+        word
     }
 }
 
@@ -139,84 +147,99 @@ pub(super) trait Element {
 const HALVES: u32 = 0x0001_0001;
 const BYTES: u32 = 0x0101_0101;
 
-/// E4M3 and E5M2; arithmetic on two codes in the halves of a word, or on four in its bytes.
+/// E4M3 and E5M2; arithmetic on the four codes of a word in its bytes.
 pub(super) struct Fp8<const FRACTION: u32>;
 
 impl<const FRACTION: u32> Fp8<FRACTION> {
-    const EXPONENT_BITS: u32 = 7 - FRACTION;
-    const EXPONENT: u32 = (1 << Self::EXPONENT_BITS) - 1;
+    const EXPONENT: u32 = (1 << (7 - FRACTION)) - 1;
 
-    /// Elements 2i and 2i+1 in the halves of a word.
+    /// Exponent fields, and 1 where they are not zero.
     #[inline(always)]
-    fn pair(word: u32, i: usize) -> u32 {
-        let pair = if i == 0 { word } else { word >> 16 };
-        (pair & 0xFF) | (pair & 0xFF00) << 8
+    fn fields<S: Simd>(s: S, word: S::V) -> (S::V, S::V) {
+        let exponent = s.splat(BYTES * Self::EXPONENT);
+        let field = s.and(s.shr::<FRACTION>(word), exponent);
+        let carried = s.add_i32(field, s.splat(BYTES * (0x80 - 1)));
+        (field, s.and(s.shr::<7>(carried), s.splat(BYTES)))
     }
 
-    /// Exponent fields, and 1 where they are not zero; `ones` is [`HALVES`] or [`BYTES`].
+    /// Biased exponents, those of subnormal numbers and zero like the smallest normal ones.
     #[inline(always)]
-    fn fields(codes: u32, ones: u32) -> (u32, u32) {
-        let field = (codes >> FRACTION) & (ones * Self::EXPONENT);
-        let normal = (field.wrapping_add(ones * Self::EXPONENT) >> Self::EXPONENT_BITS) & ones;
-        (field, normal)
+    fn exponents<S: Simd>(s: S, word: S::V) -> S::V {
+        let (field, normal) = Self::fields(s, word);
+        s.add_i32(field, s.xor(normal, s.splat(BYTES)))
     }
 }
 
 impl<const FRACTION: u32> Element for Fp8<FRACTION> {
     const VALUES: usize = 2;
-    const WORDS: usize = 1;
-    const NEGATE: u32 = 0xFFFE_FFFE;
+    const NEGATE: u32 = HALVES;
     const FP8: bool = true;
 
     #[inline(always)]
-    fn hard(word: u32) -> u32 {
+    fn hard<S: Simd>(s: S, word: S::V) -> S::V {
         // E4M3 has one special magnitude, 0x7F; E5M2 four, from 0x7C on.
         let first = if FRACTION == 3 { 0x7F } else { 0x7C };
-        (word & (BYTES * 0x7F)).wrapping_add(BYTES * (0x80 - first)) & (BYTES << 7)
+        let magnitudes = s.and(word, s.splat(BYTES * 0x7F));
+        let carried = s.add_i32(magnitudes, s.splat(BYTES * (0x80 - first)));
+        s.and(carried, s.splat(BYTES << 7))
     }
     #[inline(always)]
-    fn value(word: u32, i: usize) -> u32 {
-        let codes = Self::pair(word, i);
-        let (_, normal) = Self::fields(codes, HALVES);
-        let significand = (codes & (HALVES * ((1 << FRACTION) - 1))) | normal << FRACTION;
+    fn value<S: Simd>(s: S, word: S::V, part: usize) -> S::V {
+        let (_, normal) = Self::fields(s, word);
+        let fraction = s.and(word, s.splat(BYTES * ((1 << FRACTION) - 1)));
+        let significand = s.or(fraction, s.shl::<FRACTION>(normal));
         // Three fraction bits for both formats.
-        significand << (3 - FRACTION)
+        let significand = if FRACTION == 3 {
+            significand
+        } else {
+            s.shl::<1>(significand)
+        };
+        s.pair(significand, part)
     }
     #[inline(always)]
-    fn exponent(word: u32, i: usize) -> u32 {
-        let (field, normal) = Self::fields(Self::pair(word, i), HALVES);
-        field.wrapping_add(HALVES ^ normal)
+    fn exponent<S: Simd>(s: S, word: S::V, part: usize) -> S::V {
+        s.pair(Self::exponents(s, word), part)
     }
     #[inline(always)]
-    fn sign(word: u32, i: usize) -> u32 {
-        ((Self::pair(word, i) >> 7) & HALVES).wrapping_mul(0xFFFF) & Self::NEGATE
+    fn sign<S: Simd>(s: S, word: S::V, part: usize) -> S::V {
+        s.and(s.shr::<7>(s.pair(word, part)), s.splat(HALVES))
     }
     #[inline(always)]
-    fn largest(first: u32, _last: u32) -> u32 {
-        let (field, normal) = Self::fields(first, BYTES);
-        let magnitudes = first & (BYTES * 0x7F);
-        let zero = ((magnitudes.wrapping_add(BYTES * 0x7F) >> 7) & BYTES) ^ BYTES;
+    fn largest<S: Simd>(s: S, word: S::V) -> S::V {
+        let magnitudes = s.and(word, s.splat(BYTES * 0x7F));
+        let carried = s.shr::<7>(s.add_i32(magnitudes, s.splat(BYTES * 0x7F)));
+        let zero = s.xor(s.and(carried, s.splat(BYTES)), s.splat(BYTES));
         // The exponent of zero is 1 ^ 1, and then the sign bit: -128.
-        (field.wrapping_add(BYTES ^ normal) ^ zero) | zero << 7
+        s.or(s.xor(Self::exponents(s, word), zero), s.shl::<7>(zero))
     }
+}
+
+/// 1 in the halves that are not zero; halves are below 0x8000.
+#[inline(always)]
+fn not_zero<S: Simd>(s: S, halves: S::V) -> S::V {
+    let carried = s.add_i32(halves, s.splat(HALVES * 0x7FFF));
+    s.and(s.shr::<15>(carried), s.splat(HALVES))
 }
 
 /// Exponents of two elements in halves, -16383 for zero: sums of two stay below all others.
 #[inline(always)]
-fn wide_largest(fields: u32, magnitudes: u32) -> u32 {
-    let normal = (fields.wrapping_add(HALVES * 0x7FFF) >> 15) & HALVES;
-    let zero = ((magnitudes.wrapping_add(HALVES * 0x7FFF) >> 15) & HALVES) ^ HALVES;
-    fields.wrapping_add(HALVES ^ normal) | zero << 15 | zero << 14
+fn wide_largest<S: Simd>(s: S, fields: S::V, magnitudes: S::V) -> S::V {
+    let subnormal = s.xor(not_zero(s, fields), s.splat(HALVES));
+    let zero = s.xor(not_zero(s, magnitudes), s.splat(HALVES));
+    let very_small = s.or(s.shl::<15>(zero), s.shl::<14>(zero));
+    s.or(s.add_i32(fields, subnormal), very_small)
 }
 
 /// Not 0 where an element that is not zero has an exponent outside of -50..=50: beyond that, scaled
 /// products might leave the range of `f32`.
 #[inline(always)]
-fn out_of_range(fields: u32, magnitudes: u32) -> u32 {
-    let not_zero = magnitudes.wrapping_add(HALVES * 0x7FFF);
-    let large_enough = fields.wrapping_add(HALVES * (0x8000 - 77));
-    let too_large = fields.wrapping_add(HALVES * (0x8000 - 178));
-    (!large_enough | too_large) & not_zero & (HALVES << 15)
+fn out_of_range<S: Simd>(s: S, fields: S::V, magnitudes: S::V) -> S::V {
+    let not_zero = s.add_i32(magnitudes, s.splat(HALVES * 0x7FFF));
+    let large_enough = s.add_i32(fields, s.splat(HALVES * (0x8000 - 77)));
+    let too_small = s.xor(large_enough, s.splat(u32::MAX));
+    let too_large = s.add_i32(fields, s.splat(HALVES * (0x8000 - 178)));
+    let outside = s.and(s.or(too_small, too_large), not_zero);
+    s.and(outside, s.splat(HALVES << 15))
 }
 
 /// IEEE binary16.
@@ -224,143 +247,200 @@ pub(super) struct F16;
 
 impl Element for F16 {
     const VALUES: usize = 2;
-    const WORDS: usize = 1;
     const NEGATE: u32 = 1 << 31;
     const FP8: bool = false;
 
     #[inline(always)]
-    fn hard(word: u32) -> u32 {
-        (word & (HALVES * 0x7FFF)).wrapping_add(HALVES * 0x0400) & (HALVES << 15)
+    fn hard<S: Simd>(s: S, word: S::V) -> S::V {
+        let magnitudes = s.and(word, s.splat(HALVES * 0x7FFF));
+        let carried = s.add_i32(magnitudes, s.splat(HALVES * 0x0400));
+        s.and(carried, s.splat(HALVES << 15))
     }
     #[inline(always)]
-    fn value(word: u32, i: usize) -> u32 {
-        let bits = word >> (16 * i);
-        let scale = f32::from_bits((127 + 112) << 23);
-        let magnitude = f32::from_bits((bits & 0x7FFF) << 13) * scale;
-        magnitude.to_bits() | (bits & 0x8000) << 16
+    fn value<S: Simd>(s: S, word: S::V, part: usize) -> S::V {
+        let bits = if part == 0 { word } else { s.shr::<16>(word) };
+        let magnitude = s.shl::<13>(s.and(bits, s.splat(0x7FFF)));
+        let magnitude = s.mul_f32(magnitude, s.splat((127 + 112) << 23));
+        s.or(magnitude, s.shl::<16>(s.and(bits, s.splat(0x8000))))
     }
     #[inline(always)]
-    fn largest(first: u32, _last: u32) -> u32 {
-        wide_largest((first >> 10) & (HALVES * 0x1F), first & (HALVES * 0x7FFF))
+    fn largest<S: Simd>(s: S, word: S::V) -> S::V {
+        let fields = s.and(s.shr::<10>(word), s.splat(HALVES * 0x1F));
+        wide_largest(s, fields, s.and(word, s.splat(HALVES * 0x7FFF)))
     }
 }
 
 /// bf16.
 pub(super) struct Bf16;
 
+impl Bf16 {
+    /// Exponent fields and magnitudes.
+    #[inline(always)]
+    fn parts<S: Simd>(s: S, word: S::V) -> (S::V, S::V) {
+        let fields = s.and(s.shr::<7>(word), s.splat(HALVES * 0xFF));
+        (fields, s.and(word, s.splat(HALVES * 0x7FFF)))
+    }
+}
+
 impl Element for Bf16 {
     const VALUES: usize = 2;
-    const WORDS: usize = 1;
     const NEGATE: u32 = 1 << 31;
     const FP8: bool = false;
 
     #[inline(always)]
-    fn hard(word: u32) -> u32 {
-        out_of_range((word >> 7) & (HALVES * 0xFF), word & (HALVES * 0x7FFF))
+    fn hard<S: Simd>(s: S, word: S::V) -> S::V {
+        let (fields, magnitudes) = Self::parts(s, word);
+        out_of_range(s, fields, magnitudes)
     }
     #[inline(always)]
-    fn value(word: u32, i: usize) -> u32 {
-        word >> (16 * i) << 16
+    fn value<S: Simd>(s: S, word: S::V, part: usize) -> S::V {
+        if part == 0 {
+            s.shl::<16>(word)
+        } else {
+            s.and(word, s.splat(0xFFFF_0000))
+        }
     }
     #[inline(always)]
-    fn largest(first: u32, _last: u32) -> u32 {
-        wide_largest((first >> 7) & (HALVES * 0xFF), first & (HALVES * 0x7FFF))
+    fn largest<S: Simd>(s: S, word: S::V) -> S::V {
+        let (fields, magnitudes) = Self::parts(s, word);
+        wide_largest(s, fields, magnitudes)
     }
 }
 
-/// tf32: the upper 19 bits of a word.
+/// tf32: the upper 19 bits of a word. In halves, the upper one is a zero.
 pub(super) struct Tf32;
 
 impl Tf32 {
-    /// Exponent field, and whether the magnitude is not zero, as 15-bit numbers.
+    /// Exponent field, and whether the magnitude is not zero.
     #[inline(always)]
-    fn parts(word: u32) -> (u32, u32) {
-        ((word >> 23) & 0xFF, u32::from(word & 0x7FFF_E000 != 0))
+    fn parts<S: Simd>(s: S, word: S::V) -> (S::V, S::V) {
+        let magnitude = s.and(word, s.splat(0x7FFF_E000));
+        let field = s.shr::<23>(magnitude);
+        (field, s.min_i32(magnitude, s.splat(1)))
     }
 }
 
 impl Element for Tf32 {
     const VALUES: usize = 1;
-    const WORDS: usize = 2;
     const NEGATE: u32 = 1 << 31;
     const FP8: bool = false;
 
     #[inline(always)]
-    fn hard(word: u32) -> u32 {
-        let (field, magnitude) = Self::parts(word);
-        out_of_range(field, magnitude)
+    fn hard<S: Simd>(s: S, word: S::V) -> S::V {
+        let (field, magnitude) = Self::parts(s, word);
+        out_of_range(s, field, magnitude)
     }
     #[inline(always)]
-    fn value(word: u32, _i: usize) -> u32 {
-        word & 0xFFFF_E000
+    fn value<S: Simd>(s: S, word: S::V, _part: usize) -> S::V {
+        s.and(word, s.splat(0xFFFF_E000))
     }
     #[inline(always)]
-    fn largest(first: u32, last: u32) -> u32 {
-        let ((low, a), (high, b)) = (Self::parts(first), Self::parts(last));
-        wide_largest(low | high << 16, a | b << 16)
+    fn largest<S: Simd>(s: S, word: S::V) -> S::V {
+        let (field, magnitude) = Self::parts(s, word);
+        wide_largest(s, field, magnitude)
     }
 }
 
 /// Takes A apart, with the sign that the tile gives to all products.
 #[inline(always)]
-pub(super) fn rows<S: Simd, E: Element>(out: &mut Operands, task: &Task<'_>) {
-    let flip = if task.negate { E::NEGATE } else { 0 };
-    for (r, bytes) in task.a.chunks_exact(K_BYTES).enumerate() {
-        let (words, row) = (words(bytes), &mut out.rows[r]);
-        for i in 0..8 * E::VALUES {
-            let (word, part) = (words[i / E::VALUES], i % E::VALUES);
-            row.value[i] = E::value(word, part);
-            if E::FP8 {
-                row.exponent[i] = S::fp8_exponents(E::exponent(word, part));
-                row.sign[i] = E::sign(word, part) ^ flip;
-            } else {
-                row.value[i] ^= flip;
+pub(super) fn rows<S: Simd, E: Element>(s: S, out: &mut Operands, task: &Task<'_>) {
+    let flip = s.splat(if task.negate { E::NEGATE } else { 0 });
+    for (two, bytes) in task.a.chunks_exact(2 * K_BYTES).enumerate() {
+        let words = row_words(bytes);
+        let rows = &mut out.rows[2 * two..][..2];
+        let mut hard = [0; 16];
+        for first in (0..16).step_by(S::LANES) {
+            let word = s.load(&words, first);
+            let rows = &mut rows[first / 8..];
+            for part in 0..E::VALUES {
+                let value = E::value(s, word, part);
+                if E::FP8 {
+                    let exponent = s.fp8_exponents(E::exponent(s, word, part));
+                    let sign = s.xor(E::sign(s, word, part), flip);
+                    let sign = s.and(s.or(sign, s.shr::<15>(sign)), s.splat(3));
+                    put(s, rows, (value, part), |row| &mut row.value);
+                    put(s, rows, (exponent, part), |row| &mut row.exponent);
+                    put(s, rows, (sign, part), |row| &mut row.sign);
+                } else {
+                    put(s, rows, (s.xor(value, flip), part), |row| &mut row.value);
+                }
             }
+            put(s, rows, (E::largest(s, word), 0), |row| &mut row.largest);
+            s.store(&mut hard, first, E::hard(s, word));
         }
-        for i in 0..8 / E::WORDS {
-            let first = i * E::WORDS;
-            row.largest[i] = E::largest(words[first], words[first + E::WORDS - 1]);
+        for (class_of, hard) in out.row_class[2 * two..]
+            .iter_mut()
+            .zip(hard.chunks_exact(8))
+        {
+            *class_of = class(hard.iter().fold(0, |all, word| all | word));
         }
-        let hard = words.iter().fold(0, |hard, &word| hard | E::hard(word));
-        out.row_class[r] = class(hard);
+    }
+}
+
+/// Writes a vector of words, eight of each row, to run `part` of a field.
+#[inline(always)]
+fn put<S: Simd>(
+    s: S,
+    rows: &mut [Row],
+    (v, part): (S::V, usize),
+    field: impl Fn(&mut Row) -> &mut [u32],
+) {
+    let mut lanes = [0; 16];
+    s.store(&mut lanes, 0, v);
+    for (row, lanes) in rows.iter_mut().zip(lanes[..S::LANES].chunks_exact(8)) {
+        field(row)[8 * part..][..8].copy_from_slice(lanes);
     }
 }
 
 /// Takes B apart.
 #[inline(always)]
-pub(super) fn groups<S: Simd, E: Element>(out: &mut Operands, task: &Task<'_>) {
+pub(super) fn groups<S: Simd, E: Element>(s: S, out: &mut Operands, task: &Task<'_>) {
     for g in 0..task.n.div_ceil(16) {
-        let (words, group) = (transpose(task.b, g), &mut out.groups[g]);
-        for i in 0..8 * E::VALUES {
-            let (word, part) = (&words[i / E::VALUES], i % E::VALUES);
-            for lane in 0..16 {
-                let value = E::value(word[lane], part);
-                group.value[i][lane] = if E::FP8 { value << S::FP8_SHIFT } else { value };
-            }
-            if E::FP8 {
-                for lane in 0..16 {
-                    group.exponent[i][lane] = S::fp8_exponents(E::exponent(word[lane], part));
-                    group.sign[i][lane] = E::sign(word[lane], part) ^ HALVES;
-                }
-            }
-        }
-        for i in 0..8 / E::WORDS {
-            let (first, last) = (&words[i * E::WORDS], &words[(i + 1) * E::WORDS - 1]);
-            for lane in 0..16 {
-                group.largest[i][lane] = E::largest(first[lane], last[lane]);
-            }
-        }
         let mut hard = [0; 16];
-        for word in &words {
-            for lane in 0..16 {
-                hard[lane] |= E::hard(word[lane]);
+        for first in (0..16).step_by(S::LANES) {
+            let mut any = s.splat(0);
+            let words = words(s, task.b, g, first);
+            for w in 0..8 {
+                let (word, group) = (words[w], &mut out.groups[g]);
+                for part in 0..E::VALUES {
+                    column_words::<S, E>(s, group, (8 * part + w, first), (word, part));
+                }
+                s.store(&mut group.largest[w], first, E::largest(s, word));
+                any = s.or(any, E::hard(s, word));
             }
+            s.store(&mut hard, first, any);
         }
         for lane in 0..16 {
             out.column_class[16 * g + lane] = class(hard[lane]);
         }
     }
 }
+
+/// Value, exponent and signs of a part of a word of columns.
+#[inline(always)]
+fn column_words<S: Simd, E: Element>(
+    s: S,
+    group: &mut Group,
+    (i, first): (usize, usize),
+    (word, part): (S::V, usize),
+) {
+    let value = E::value(s, word, part);
+    if !E::FP8 {
+        s.store(&mut group.value[i], first, value);
+        return;
+    }
+    s.store(&mut group.value[i], first, s.fp8_significands(value));
+    let exponent = s.fp8_exponents(E::exponent(s, word, part));
+    s.store(&mut group.exponent[i], first, exponent);
+    // 1 ^ 0xFFFE is -1.
+    let negative = s.mul_i16(E::sign(s, word, part), s.splat(HALVES * 0xFFFE));
+    for (to, flip) in group.sign[i].iter_mut().zip(FLIPS) {
+        s.store(to, first, s.xor(negative, s.splat(flip ^ HALVES)));
+    }
+}
+
+/// What turns the signs of [`Group::sign`] into those of its other places.
+const FLIPS: [u32; 4] = [0, 0xFFFE, 0xFFFE_0000, 0xFFFE_FFFE];
 
 #[inline(always)]
 fn class(hard: u32) -> Class {

@@ -47,8 +47,6 @@ struct Arithmetic {
     fp8: bool,
     /// Value words along K.
     values: usize,
-    /// Words of exponents along K.
-    largest: usize,
     /// What sums of two exponents are too large by.
     bias: i32,
     /// f16 accumulators.
@@ -94,24 +92,22 @@ pub(super) fn run<S: Simd>(
     operands: &mut Operands,
     d: &mut Accumulators<'_>,
 ) {
-    let arithmetic = decode::<S>(operands, task);
+    let arithmetic = decode(s, operands, task);
     let hard = reference::hard_elements(task, operands, d);
     let groups = task.n.div_ceil(16);
     let together = S::LANES / 8;
+    let mut stage = [[[0; 16]; STAGE]; 2];
     let mut group = 0;
     while group < groups {
         let count = together.min(groups - group);
         // Vectors of columns; the last group may be half empty.
         let columns = (task.n - 16 * group).min(16 * count);
         for warp in 0..task.rows() / STAGE {
-            let mut stage = [[[0; 16]; STAGE]; 2];
             let stage = &mut stage[..count];
-            if task.addend == Addend::Accumulator {
-                if arithmetic.half {
-                    read_half(d, warp, group, stage);
-                } else {
-                    read(d, warp, group, stage);
-                }
+            match task.addend {
+                Addend::Zero => stage.fill([[0; 16]; STAGE]),
+                Addend::Accumulator if arithmetic.half => read_half(d, warp, group, stage),
+                Addend::Accumulator => read(s, d, (warp, group), stage),
             }
             let rows = &operands.rows[STAGE * warp..][..STAGE];
             let groups = &operands.groups[group..group + count];
@@ -119,7 +115,7 @@ pub(super) fn run<S: Simd>(
             if arithmetic.half {
                 write_half(d, warp, group, stage);
             } else {
-                write(d, warp, group, stage);
+                write(s, d, (warp, group), stage);
             }
         }
         group += count;
@@ -130,72 +126,91 @@ pub(super) fn run<S: Simd>(
 }
 
 #[inline(always)]
-fn decode<S: Simd>(out: &mut Operands, task: &Task<'_>) -> Arithmetic {
+fn decode<S: Simd>(s: S, out: &mut Operands, task: &Task<'_>) -> Arithmetic {
     let mma = task.mma;
     match mma.a {
-        Format::E4M3 => decode::rows::<S, Fp8<3>>(out, task),
-        Format::E5M2 => decode::rows::<S, Fp8<2>>(out, task),
-        Format::F16 => decode::rows::<S, F16>(out, task),
-        Format::BF16 => decode::rows::<S, Bf16>(out, task),
-        Format::Tf32 | Format::F32 => decode::rows::<S, Tf32>(out, task),
+        Format::E4M3 => decode::rows::<S, Fp8<3>>(s, out, task),
+        Format::E5M2 => decode::rows::<S, Fp8<2>>(s, out, task),
+        Format::F16 => decode::rows::<S, F16>(s, out, task),
+        Format::BF16 => decode::rows::<S, Bf16>(s, out, task),
+        Format::Tf32 | Format::F32 => decode::rows::<S, Tf32>(s, out, task),
     }
     match mma.b {
-        Format::E4M3 => decode::groups::<S, Fp8<3>>(out, task),
-        Format::E5M2 => decode::groups::<S, Fp8<2>>(out, task),
-        Format::F16 => decode::groups::<S, F16>(out, task),
-        Format::BF16 => decode::groups::<S, Bf16>(out, task),
-        Format::Tf32 | Format::F32 => decode::groups::<S, Tf32>(out, task),
+        Format::E4M3 => decode::groups::<S, Fp8<3>>(s, out, task),
+        Format::E5M2 => decode::groups::<S, Fp8<2>>(s, out, task),
+        Format::F16 => decode::groups::<S, F16>(s, out, task),
+        Format::BF16 => decode::groups::<S, Bf16>(s, out, task),
+        Format::Tf32 | Format::F32 => decode::groups::<S, Tf32>(s, out, task),
     }
     let bias = |format: Format| 1 - format.min_exponent();
     let tf32 = mma.a == Format::Tf32;
     Arithmetic {
         fp8: mma.a.bytes() == 1,
         values: if tf32 { 8 } else { 16 },
-        largest: if tf32 { 4 } else { 8 },
         bias: bias(mma.a) + bias(mma.b),
         half: mma.d == Accumulator::F16,
         floor: Schedule::of(mma).sum.min_exponent,
     }
 }
 
-/// Calls `f(register, place, row)` for every run of four lanes: lanes `4·(row % 8)..+4` of
-/// `register` are the four places from `place` on of `row`.
+/// Register of D with the columns of place `4 * q` and the next three of a group, rows 0 to 7 or, if
+/// `lower` is 1, 8 to 15: lanes `4 * (row % 8)..+4` are those of a row.
 #[inline(always)]
-fn runs(d: &Accumulators<'_>, group: usize, mut f: impl FnMut(usize, usize, usize)) {
-    for half in 0..2 {
-        for i in 0..4 {
-            let register = 4 * (2 * group + half) + i;
-            // The last group of a tile with odd n/8 is half empty.
-            if register < d.registers() {
-                f(register, 8 * half + 4 * (i % 2), 8 * (i / 2));
+const fn register(group: usize, lower: usize, q: usize) -> usize {
+    4 * (2 * group + q / 2) + 2 * lower + q % 2
+}
+
+#[inline(always)]
+pub(super) fn read<S: Simd>(
+    s: S,
+    d: &Accumulators<'_>,
+    (warp, group): (usize, usize),
+    stage: &mut Stage,
+) {
+    const NONE: [u32; 32] = [0; 32];
+    for (g, stage) in stage.iter_mut().enumerate() {
+        for (lower, rows) in stage.chunks_exact_mut(8).enumerate() {
+            let quarters: [&[u32; 32]; 4] = std::array::from_fn(|q| {
+                let register = register(group + g, lower, q);
+                // The last group of a tile with odd n/8 is half empty.
+                if register < d.registers() {
+                    d.lanes(warp, register)
+                } else {
+                    &NONE
+                }
+            });
+            let (rows, _) = rows.as_chunks_mut::<4>();
+            for (part, rows) in rows.iter_mut().enumerate() {
+                let from = quarters.map(|lanes| &lanes.as_chunks::<16>().0[part]);
+                s.exchange(from, rows);
             }
         }
     }
 }
 
 #[inline(always)]
-pub(super) fn read(d: &Accumulators<'_>, warp: usize, group: usize, stage: &mut Stage) {
-    for (g, stage) in stage.iter_mut().enumerate() {
-        runs(d, group + g, |register, place, row| {
-            for (r, lanes) in d.lanes(warp, register).chunks_exact(4).enumerate() {
-                stage[row + r][place..place + 4].copy_from_slice(lanes);
-            }
-        });
-    }
-}
-
-#[inline(always)]
-pub(super) fn write(d: &mut Accumulators<'_>, warp: usize, group: usize, stage: &Stage) {
+pub(super) fn write<S: Simd>(
+    s: S,
+    d: &mut Accumulators<'_>,
+    (warp, group): (usize, usize),
+    stage: &Stage,
+) {
+    let registers = d.registers();
     for (g, stage) in stage.iter().enumerate() {
-        let mut places = [(0, 0, 0); 8];
-        let mut count = 0;
-        runs(d, group + g, |register, place, row| {
-            places[count] = (register, place, row);
-            count += 1;
-        });
-        for &(register, place, row) in &places[..count] {
-            for (r, lanes) in d.lanes_mut(warp, register).chunks_exact_mut(4).enumerate() {
-                lanes.copy_from_slice(&stage[row + r][place..place + 4]);
+        for (lower, rows) in stage.chunks_exact(8).enumerate() {
+            let mut quarters = [[[0; 16]; 4]; 2];
+            let (rows, _) = rows.as_chunks::<4>();
+            for (quarters, rows) in quarters.iter_mut().zip(rows) {
+                s.exchange(rows.each_ref(), quarters);
+            }
+            for q in 0..4 {
+                let register = register(group + g, lower, q);
+                if register < registers {
+                    let (parts, _) = d.lanes_mut(warp, register).as_chunks_mut::<16>();
+                    for (part, quarters) in parts.iter_mut().zip(&quarters) {
+                        *part = quarters[q];
+                    }
+                }
             }
         }
     }
@@ -215,6 +230,7 @@ fn runs_half(registers: usize, group: usize, mut f: impl FnMut(usize, usize, usi
 
 #[inline(always)]
 fn read_half(d: &Accumulators<'_>, warp: usize, group: usize, stage: &mut Stage) {
+    stage.fill([[0; 16]; STAGE]);
     for (g, stage) in stage.iter_mut().enumerate() {
         runs_half(d.registers(), group + g, |register, place, row| {
             for (r, lanes) in d.lanes(warp, register).chunks_exact(4).enumerate() {
@@ -321,7 +337,7 @@ fn largest<S: Simd, const V: usize>(
     arithmetic: Arithmetic,
 ) -> [[S::V; V]; ROWS] {
     let mut top = [[s.splat(0x8080_8080); V]; ROWS];
-    for i in 0..arithmetic.largest {
+    for i in 0..8 {
         for v in 0..V {
             let b = s.load(&groups[v].largest[i], v * S::LANES % 16);
             for r in 0..ROWS {
@@ -373,11 +389,10 @@ fn sum_fp8<S: Simd, const V: usize>(
             let (group, lane) = (groups[v], v * S::LANES % 16);
             let b = s.load(&group.value[i], lane);
             let eb = s.load(&group.exponent[i], lane);
-            let sign = s.load(&group.sign[i], lane);
             for r in 0..ROWS {
                 let product = s.mul_i16(s.splat(rows[r].value[i]), b);
                 let term = s.align_fp8(product, largest[r][v], s.splat(rows[r].exponent[i]), eb);
-                let sign = s.xor(sign, s.splat(rows[r].sign[i]));
+                let sign = s.load(&group.sign[i][rows[r].sign[i] as usize & 3], lane);
                 sums[r][v] = s.dot_i16(sums[r][v], term, sign);
             }
         }

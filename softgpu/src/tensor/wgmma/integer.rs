@@ -66,13 +66,13 @@ pub(super) fn run<S: Simd>(
     operands: &mut Operands,
     d: &mut Accumulators<'_>,
 ) {
-    let words = take_apart(task, operands);
+    let words = take_apart(s, task, operands);
     let groups = task.n.div_ceil(16);
     for warp in 0..task.a.len() / K_BYTES / 16 {
         for group in 0..groups {
             let mut stage = [[[0; 16]; 16]];
             if task.addend == Addend::Accumulator {
-                super::fast::read(d, warp, group, &mut stage);
+                super::fast::read(s, d, (warp, group), &mut stage);
             }
             let rows = &operands.rows[16 * warp..][..16];
             let columns = &operands.groups[group];
@@ -97,7 +97,7 @@ pub(super) fn run<S: Simd>(
                     s.store(c, lane, after);
                 }
             }
-            super::fast::write(d, warp, group, &stage);
+            super::fast::write(s, d, (warp, group), &stage);
         }
     }
 }
@@ -137,7 +137,7 @@ fn saturated<S: Simd>(s: S, before: S::V, sum: S::V, after: S::V) -> S::V {
 
 /// Fills `operands`; how many of the words along K count.
 #[inline(always)]
-fn take_apart(task: &Task<'_>, operands: &mut Operands) -> usize {
+fn take_apart<S: Simd>(s: S, task: &Task<'_>, operands: &mut Operands) -> usize {
     let (width, a_signed, b_signed) = match task.kind {
         Integers::Bytes { a_signed, b_signed } => (8, a_signed, b_signed),
         Integers::Nibbles { a_signed, b_signed } => (4, a_signed, b_signed),
@@ -146,7 +146,7 @@ fn take_apart(task: &Task<'_>, operands: &mut Operands) -> usize {
     // Pairs in a 32-bit word; one-bit operands stay as they are.
     let parts = if width == 32 { 1 } else { 16 / width };
     for (bytes, row) in task.a.chunks_exact(K_BYTES).zip(&mut operands.rows) {
-        let words = decode::words(bytes);
+        let words: [u32; 8] = decode::row_words(bytes);
         for (i, to) in row[..8 * parts].iter_mut().enumerate() {
             *to = pair(words[i / parts], i % parts, (width, a_signed));
         }
@@ -155,7 +155,7 @@ fn take_apart(task: &Task<'_>, operands: &mut Operands) -> usize {
         .iter_mut()
         .enumerate()
     {
-        let words = decode::transpose(task.b, group);
+        let words = decode::transpose(s, task.b, group);
         for (i, to) in to[..8 * parts].iter_mut().enumerate() {
             for (to, &word) in to.iter_mut().zip(&words[i / parts]) {
                 *to = pair(word, i % parts, (width, b_signed));

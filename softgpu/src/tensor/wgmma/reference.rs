@@ -5,7 +5,7 @@ use super::fast::Task;
 #[cfg(test)]
 use super::integer::{self, Integers};
 use super::{Accumulators, Addend, K_BYTES};
-use crate::tensor::format::Format;
+use crate::tensor::format::{Format, Value};
 use crate::tensor::model::{self, Accumulator};
 
 /// Where an element of D stands.
@@ -177,21 +177,30 @@ pub(super) fn hard_elements(
     {
         return Vec::new();
     }
-    // E4M3 has no infinity, so a hard operand holds a NaN and all its elements are NaN.
-    let nan_row = task.mma.a == Format::E4M3;
-    let nan_column = task.mma.b == Format::E4M3;
+    // A NaN makes all elements of its row or column NaN, whatever else they sum up.
+    let nan_row = |row: usize| holds_nan(&task.a[row * K_BYTES..][..K_BYTES], task.mma.a);
+    let nan_column = |column: usize| holds_nan(&task.b[column * K_BYTES..][..K_BYTES], task.mma.b);
+    let columns: Vec<_> = columns()
+        .map(|(column, class)| (column, class, class == Class::Hard && nan_column(column)))
+        .collect();
     let mut hard = Vec::new();
     for row in 0..task.rows() {
         let hard_row = operands.row_class[row] == Class::Hard;
-        for (column, class) in columns() {
-            let hard_column = class == Class::Hard;
-            if (hard_row && nan_row) || (hard_column && nan_column) {
+        let nan_row = hard_row && nan_row(row);
+        for &(column, class, nan_column) in &columns {
+            if nan_row || nan_column {
                 let bits = accumulator_bits(task.mma.d);
                 hard.push((Place::of(row, column, bits), task.mma.d.nan()));
-            } else if hard_row || hard_column {
+            } else if hard_row || class == Class::Hard {
                 hard.push(float_element(task, d, (row, column)));
             }
         }
     }
     hard
+}
+
+fn holds_nan(row: &[u8], format: Format) -> bool {
+    elements(row, format)
+        .iter()
+        .any(|&bits| format.value(bits) == Value::Nan)
 }

@@ -10,8 +10,8 @@
 #![expect(unsafe_code, reason = "vector intrinsics")]
 
 use super::Accumulators;
-use super::decode::Operands;
-use super::{fast, integer};
+use super::decode::{Operands, row_words};
+use super::{K_BYTES, fast, integer};
 #[cfg(target_arch = "x86_64")]
 use crate::exec::Isa as Host;
 use crate::tensor::convert;
@@ -22,8 +22,6 @@ pub(super) trait Simd: Copy {
     type V: Copy;
     /// Lanes of a vector: 8 or 16.
     const LANES: usize;
-    /// Left shift of B's significands that [`Self::align_fp8`] expects.
-    const FP8_SHIFT: u32;
 
     /// The lanes of `from` from `first` on; `first` is a multiple of [`Self::LANES`] below 16.
     fn load(self, from: &[u32; 16], first: usize) -> Self::V;
@@ -31,9 +29,16 @@ pub(super) trait Simd: Copy {
     fn store(self, to: &mut [u32; 16], first: usize, v: Self::V);
     /// Every lane is `x`.
     fn splat(self, x: u32) -> Self::V;
+    /// Word `w` of rows 0 to [`Self::LANES`] of 32 bytes.
+    fn transpose<'a>(self, row: impl Fn(usize) -> &'a [u8; K_BYTES]) -> [Self::V; 8];
+    /// Four words `j` of `to[i]` become four words `i` of `from[j]`.
+    fn exchange(self, from: [&[u32; 16]; 4], to: &mut [[u32; 16]; 4]);
+    /// Bytes `2 * part` and `2 * part + 1` of every lane, in its halves.
+    fn pair(self, a: Self::V, part: usize) -> Self::V;
 
     fn xor(self, a: Self::V, b: Self::V) -> Self::V;
     fn and(self, a: Self::V, b: Self::V) -> Self::V;
+    fn or(self, a: Self::V, b: Self::V) -> Self::V;
     fn add_i32(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub_i32(self, a: Self::V, b: Self::V) -> Self::V;
     fn max_i32(self, a: Self::V, b: Self::V) -> Self::V;
@@ -72,12 +77,14 @@ pub(super) trait Simd: Copy {
     /// `acc + a.low * b.low + a.high * b.high` over `i16` halves.
     fn dot_i16(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
 
+    /// Decoded FP8 significands of B (two, one per half) shifted left, as [`Self::align_fp8`] expects.
+    fn fp8_significands(self, x: Self::V) -> Self::V;
     /// How decoded FP8 exponents (two of 0 to 31, one per half) are kept for [`Self::align_fp8`].
-    fn fp8_exponents(x: u32) -> u32;
+    fn fp8_exponents(self, x: Self::V) -> Self::V;
     /// The largest exponent of every lane, prepared for [`Self::align_fp8`].
     fn fp8_largest(self, e: Self::V) -> Self::V;
     /// `product >> (largest - ea - eb)` over halves, 0 for shifts of 15 and more; the product comes
-    /// from significands of B shifted left by [`Self::FP8_SHIFT`], the result is as if by 7.
+    /// from significands of B by [`Self::fp8_significands`], the result is as if shifted left by 7.
     fn align_fp8(self, product: Self::V, largest: Self::V, ea: Self::V, eb: Self::V) -> Self::V;
 }
 
@@ -230,7 +237,6 @@ fn signed(a: u32, b: u32, f: impl Fn(i32, i32) -> i32) -> u32 {
 impl Simd for Portable {
     type V = [u32; PORTABLE];
     const LANES: usize = PORTABLE;
-    const FP8_SHIFT: u32 = 7;
 
     #[inline(always)]
     fn load(self, from: &[u32; 16], first: usize) -> Self::V {
@@ -251,6 +257,30 @@ impl Simd for Portable {
     #[inline(always)]
     fn and(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| a & b)
+    }
+    #[inline(always)]
+    fn or(self, a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| a | b)
+    }
+    #[inline(always)]
+    fn transpose<'a>(self, row: impl Fn(usize) -> &'a [u8; K_BYTES]) -> [Self::V; 8] {
+        let rows: [[u32; 8]; PORTABLE] = std::array::from_fn(|lane| row_words(row(lane)));
+        std::array::from_fn(|w| rows.map(|row| row[w]))
+    }
+    #[inline(always)]
+    fn exchange(self, from: [&[u32; 16]; 4], to: &mut [[u32; 16]; 4]) {
+        for (i, to) in to.iter_mut().enumerate() {
+            for (to, from) in to.chunks_exact_mut(4).zip(from) {
+                to.copy_from_slice(&from[4 * i..][..4]);
+            }
+        }
+    }
+    #[inline(always)]
+    fn pair(self, a: Self::V, part: usize) -> Self::V {
+        a.map(|a| {
+            let pair = if part == 0 { a } else { a >> 16 };
+            pair & 0xFF | (pair & 0xFF00) << 8
+        })
     }
     #[inline(always)]
     fn add_i32(self, a: Self::V, b: Self::V) -> Self::V {
@@ -360,7 +390,11 @@ impl Simd for Portable {
         self.add_i32(acc, products)
     }
     #[inline(always)]
-    fn fp8_exponents(x: u32) -> u32 {
+    fn fp8_significands(self, x: Self::V) -> Self::V {
+        self.shl::<7>(x)
+    }
+    #[inline(always)]
+    fn fp8_exponents(self, x: Self::V) -> Self::V {
         x
     }
     #[inline(always)]
@@ -383,6 +417,29 @@ impl Simd for Portable {
 
 /// The bits of an `f64` that an `f32` can hold.
 const F32_DIGITS: u64 = !((1 << 29) - 1);
+
+/// Byte indices of [`Simd::pair`] for look-ups within 16 bytes, by part.
+#[cfg(target_arch = "x86_64")]
+const fn pairs<const BYTES: usize>() -> [[u8; BYTES]; 2] {
+    const QUARTER: [[u8; 16]; 2] = {
+        const NONE: u8 = 0x80;
+        [
+            [
+                0, NONE, 1, NONE, 4, NONE, 5, NONE, 8, NONE, 9, NONE, 12, NONE, 13, NONE,
+            ],
+            [
+                2, NONE, 3, NONE, 6, NONE, 7, NONE, 10, NONE, 11, NONE, 14, NONE, 15, NONE,
+            ],
+        ]
+    };
+    let mut pairs = [[0; BYTES]; 2];
+    let mut i = 0;
+    while i < 2 * BYTES {
+        pairs[i / BYTES][i % BYTES] = QUARTER[i / BYTES][i % BYTES % 16];
+        i += 1;
+    }
+    pairs
+}
 
 /// Defines operations that are one intrinsic each.
 #[cfg(target_arch = "x86_64")]

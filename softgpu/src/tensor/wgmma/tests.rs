@@ -6,8 +6,6 @@
     reason = "test values are small, or wrap on purpose"
 )]
 
-use std::sync::Arc;
-
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 
@@ -29,7 +27,7 @@ impl Registers {
     fn new(count: usize) -> Self {
         let count = u32::try_from(count).unwrap();
         Self {
-            files: std::array::from_fn(|_| RegFile::new(2 * count + 3, 0, Arc::new([]))),
+            files: std::array::from_fn(|_| RegFile::new(2 * count + 3, 0, &[])),
             slots: (0..count).map(|r| 2 * (count - r) + 1).collect(),
         }
     }
@@ -538,7 +536,7 @@ fn integer_tiles_multiply() {
 /// K in registers 0 and 1, the upper in 2 and 3.
 #[test]
 fn a_comes_from_registers_as_documented() {
-    let mut files: [RegFile; 4] = std::array::from_fn(|_| RegFile::new(4, 0, Arc::new([])));
+    let mut files: [RegFile; 4] = std::array::from_fn(|_| RegFile::new(4, 0, &[]));
     let mut random = Random(9);
     for file in &mut files {
         for slot in 0..4 {

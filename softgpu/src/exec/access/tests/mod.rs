@@ -68,7 +68,7 @@ impl World {
     fn run(&mut self, isa: Isa, case: &Case, file: &mut RegFile) -> Result<(), LaneFault> {
         let inst = encode_for(isa, &case.instr, &mut ConstBank::new())
             .unwrap_or_else(|| panic!("{:?} is not encoded", case.instr));
-        let Code::Mem(handler) = inst.code else {
+        let Code::Mem(handler, _) = inst.code else {
             panic!("not a memory instruction")
         };
         let shared: Vec<SharedMemory> = self
@@ -94,7 +94,7 @@ impl World {
         };
         // SAFETY: the file has the slots of the case, the context describes live memory, and the
         // host has the extension.
-        unsafe { handler(file, case.mask, &inst, &mut ctx) }
+        unsafe { handler(file, case.mask, &inst, &mut ctx) }.map_err(|fault| *fault)
     }
 }
 
@@ -201,7 +201,7 @@ fn atom(op: RmwOp, access: Access, operands: u32, old: bool) -> Case {
 }
 
 fn file(addresses: &[u64]) -> RegFile {
-    let mut file = RegFile::new(48, 1, ConstBank::new().finish());
+    let mut file = RegFile::new(48, 1, &[]);
     file.lanes64_mut(Slot(0)).copy_from_slice(addresses);
     file
 }

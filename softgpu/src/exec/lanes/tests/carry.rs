@@ -55,7 +55,7 @@ fn sums_and_differences_of_128_bits() {
         ];
         for isa in Isa::available() {
             for mask in [FULL, SOME] {
-                let mut file = RegFile::new(12, 0, ConstBank::new().finish());
+                let mut file = RegFile::new(12, 0, &[]);
                 let mut cases = random(32, 4, 51);
                 for (case, word) in cases.iter_mut().zip([0, 1, u64::MAX].into_iter().cycle()) {
                     case[0] = word;
@@ -90,7 +90,7 @@ fn multiply_add_chain() {
         instr(IntOp::MulHi, Ty::U32, (true, false), &[5, 0, 1, 3]),
     ];
     for isa in Isa::available() {
-        let mut file = RegFile::new(6, 0, ConstBank::new().finish());
+        let mut file = RegFile::new(6, 0, &[]);
         let cases = random(32, 4, 52);
         for (lane, case) in (0..).zip(&cases) {
             for (slot, value) in (0..).zip(case) {

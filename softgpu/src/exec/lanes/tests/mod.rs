@@ -78,7 +78,7 @@ impl Shape {
         let inst = encode_for(isa, &instr, &mut consts)
             .unwrap_or_else(|| panic!("{:?} is not encoded", self));
         assert!(consts.slots() <= slots && consts.preds() <= preds);
-        let mut file = RegFile::new(slots, preds, consts.finish());
+        let mut file = RegFile::new(slots, preds, &consts.finish());
         for lane in 0..32 {
             for reg in dst {
                 file.set_value(Slot(reg.slot), reg.class, lane, UNTOUCHED);

@@ -15,8 +15,8 @@
 
 use std::arch::x86_64::*;
 
-use super::super::Accumulators;
-use super::{F32_DIGITS, Simd, Work};
+use super::super::{Accumulators, K_BYTES};
+use super::{F32_DIGITS, Simd, Work, pairs};
 
 /// AVX2, FMA and F16C.
 #[derive(Debug, Clone, Copy)]
@@ -43,11 +43,36 @@ const POWERS: [u8; 32] = {
     powers
 };
 
+/// Where [`Simd::pair`] finds the bytes of a vector, by part; 0x80 where it puts zero.
+const PAIRS: [[u8; 32]; 2] = pairs();
+
 impl Avx2 {
     #[inline(always)]
     fn powers(self) -> __m256i {
         // SAFETY: the array has 32 bytes.
         unsafe { _mm256_loadu_si256(POWERS.as_ptr().cast()) }
+    }
+
+    /// Words 0 and 4, 1 and 5, 2 and 6, 3 and 7 of four rows, one in each half.
+    #[inline(always)]
+    fn four(self, rows: [&[u8; K_BYTES]; 4]) -> [__m256i; 4] {
+        let [a, b, c, d] = rows;
+        let (a, b) = (self.row(a), self.row(b));
+        let (c, d) = (self.row(c), self.row(d));
+        let (ab, cd) = (self.low_words(a, b), self.low_words(c, d));
+        let (ab_high, cd_high) = (self.high_words(a, b), self.high_words(c, d));
+        [
+            self.low_pairs(ab, cd),
+            self.high_pairs(ab, cd),
+            self.low_pairs(ab_high, cd_high),
+            self.high_pairs(ab_high, cd_high),
+        ]
+    }
+
+    #[inline(always)]
+    fn row(self, row: &[u8; K_BYTES]) -> __m256i {
+        // SAFETY: the row has 32 bytes.
+        unsafe { _mm256_loadu_si256(row.as_ptr().cast()) }
     }
 
     /// `a + b` of 4 lanes as `f32`, toward zero, or with a sticky last bit.
@@ -89,14 +114,18 @@ impl Avx2 {
         mul_high_u16(a, b) = _mm256_mulhi_epu16(a, b);
         pairs_i16(a, b) = _mm256_madd_epi16(a, b);
         greater_i32(a, b) = _mm256_cmpgt_epi32(a, b);
-        or(a, b) = _mm256_or_si256(a, b);
+        low_words(a, b) = _mm256_unpacklo_epi32(a, b);
+        high_words(a, b) = _mm256_unpackhi_epi32(a, b);
+        low_pairs(a, b) = _mm256_unpacklo_epi64(a, b);
+        high_pairs(a, b) = _mm256_unpackhi_epi64(a, b);
+        low_halves(a, b) = _mm256_permute2x128_si256::<0x20>(a, b);
+        high_halves(a, b) = _mm256_permute2x128_si256::<0x31>(a, b);
     }
 }
 
 impl Simd for Avx2 {
     type V = __m256i;
     const LANES: usize = 8;
-    const FP8_SHIFT: u32 = 8;
 
     #[inline(always)]
     fn load(self, from: &[u32; 16], first: usize) -> Self::V {
@@ -118,6 +147,7 @@ impl Simd for Avx2 {
     intrinsics! {
         xor(a, b) = _mm256_xor_si256(a, b);
         and(a, b) = _mm256_and_si256(a, b);
+        or(a, b) = _mm256_or_si256(a, b);
         add_i32(a, b) = _mm256_add_epi32(a, b);
         sub_i32(a, b) = _mm256_sub_epi32(a, b);
         max_i32(a, b) = _mm256_max_epi32(a, b);
@@ -131,6 +161,41 @@ impl Simd for Avx2 {
         add_i16(a, b) = _mm256_add_epi16(a, b);
         max_i16(a, b) = _mm256_max_epi16(a, b);
         mul_i16(a, b) = _mm256_mullo_epi16(a, b);
+    }
+    #[inline(always)]
+    fn transpose<'a>(self, row: impl Fn(usize) -> &'a [u8; K_BYTES]) -> [Self::V; 8] {
+        let a = self.four([row(0), row(1), row(2), row(3)]);
+        let b = self.four([row(4), row(5), row(6), row(7)]);
+        [
+            self.low_halves(a[0], b[0]),
+            self.low_halves(a[1], b[1]),
+            self.low_halves(a[2], b[2]),
+            self.low_halves(a[3], b[3]),
+            self.high_halves(a[0], b[0]),
+            self.high_halves(a[1], b[1]),
+            self.high_halves(a[2], b[2]),
+            self.high_halves(a[3], b[3]),
+        ]
+    }
+    #[inline(always)]
+    fn exchange(self, from: [&[u32; 16]; 4], to: &mut [[u32; 16]; 4]) {
+        let [a, b, c, d] = from;
+        for half in 0..2 {
+            let (a, b) = (self.load(a, 8 * half), self.load(b, 8 * half));
+            let (c, d) = (self.load(c, 8 * half), self.load(d, 8 * half));
+            let even = &mut to[2 * half];
+            self.store(even, 0, self.low_halves(a, b));
+            self.store(even, 8, self.low_halves(c, d));
+            let odd = &mut to[2 * half + 1];
+            self.store(odd, 0, self.high_halves(a, b));
+            self.store(odd, 8, self.high_halves(c, d));
+        }
+    }
+    #[inline(always)]
+    fn pair(self, a: Self::V, part: usize) -> Self::V {
+        // SAFETY: the array has 32 bytes.
+        let index = unsafe { _mm256_loadu_si256(PAIRS[part & 1].as_ptr().cast()) };
+        self.look_up(a, index)
     }
     #[inline(always)]
     fn shr<const N: u32>(self, a: Self::V) -> Self::V {
@@ -187,9 +252,13 @@ impl Simd for Avx2 {
         self.add_i32(acc, self.pairs_i16(a, b))
     }
     #[inline(always)]
-    fn fp8_exponents(x: u32) -> u32 {
+    fn fp8_significands(self, x: Self::V) -> Self::V {
+        self.shl::<8>(x)
+    }
+    #[inline(always)]
+    fn fp8_exponents(self, x: Self::V) -> Self::V {
         // The exponent in both bytes of a half.
-        x | x << 8
+        self.or(x, self.shl::<8>(x))
     }
     #[inline(always)]
     fn fp8_largest(self, e: Self::V) -> Self::V {

@@ -10,8 +10,8 @@
 
 use std::arch::x86_64::*;
 
-use super::super::Accumulators;
-use super::{F32_DIGITS, Simd, Work};
+use super::super::{Accumulators, K_BYTES};
+use super::{F32_DIGITS, Simd, Work, pairs};
 
 /// AVX-512 F, BW, VL and VNNI.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +26,49 @@ pub(super) fn run(work: Work<'_>, d: &mut Accumulators<'_>) {
     work.run(Avx512(()), d);
 }
 
+/// Where [`Simd::pair`] finds the bytes of a vector, by part; 0x80 where it puts zero.
+const PAIRS: [[u8; 64]; 2] = pairs();
+
 impl Avx512 {
+    intrinsics! {
+        low_words(a, b) = _mm512_unpacklo_epi32(a, b);
+        high_words(a, b) = _mm512_unpackhi_epi32(a, b);
+        low_pairs(a, b) = _mm512_unpacklo_epi64(a, b);
+        high_pairs(a, b) = _mm512_unpackhi_epi64(a, b);
+        low_halves(a, b) = _mm512_shuffle_i32x4::<0x44>(a, b);
+        high_halves(a, b) = _mm512_shuffle_i32x4::<0xEE>(a, b);
+        even_quarters(a, b) = _mm512_shuffle_i32x4::<0x88>(a, b);
+        odd_quarters(a, b) = _mm512_shuffle_i32x4::<0xDD>(a, b);
+    }
+
+    /// Words 0 and 4, 1 and 5, 2 and 6, 3 and 7 of eight rows, each in two quarters: of the first
+    /// four rows in the lower half, of the others in the upper one.
+    #[inline(always)]
+    fn eight(self, first: [&[u8; K_BYTES]; 4], second: [&[u8; K_BYTES]; 4]) -> [__m512i; 4] {
+        let [a, b, c, d] = first;
+        let [e, f, g, h] = second;
+        let (a, b) = (self.rows(a, e), self.rows(b, f));
+        let (c, d) = (self.rows(c, g), self.rows(d, h));
+        let (ab, cd) = (self.low_words(a, b), self.low_words(c, d));
+        let (ab_high, cd_high) = (self.high_words(a, b), self.high_words(c, d));
+        [
+            self.low_pairs(ab, cd),
+            self.high_pairs(ab, cd),
+            self.low_pairs(ab_high, cd_high),
+            self.high_pairs(ab_high, cd_high),
+        ]
+    }
+
+    #[inline(always)]
+    fn rows(self, low: &[u8; K_BYTES], high: &[u8; K_BYTES]) -> __m512i {
+        // SAFETY: the row has 32 bytes.
+        let low = unsafe { _mm256_loadu_si256(low.as_ptr().cast()) };
+        // SAFETY: as above.
+        let high = unsafe { _mm256_loadu_si256(high.as_ptr().cast()) };
+        // SAFETY: `self` proves that the CPU has the instruction set.
+        unsafe { _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high) }
+    }
+
     /// 16 `f32` from two rows of 8 `f64` whose digits fit.
     #[inline(always)]
     fn narrow(self, low: __m512d, high: __m512d) -> __m512i {
@@ -76,7 +118,6 @@ impl Avx512 {
 impl Simd for Avx512 {
     type V = __m512i;
     const LANES: usize = 16;
-    const FP8_SHIFT: u32 = 7;
 
     #[inline(always)]
     fn load(self, from: &[u32; 16], _first: usize) -> Self::V {
@@ -96,6 +137,7 @@ impl Simd for Avx512 {
     intrinsics! {
         xor(a, b) = _mm512_xor_si512(a, b);
         and(a, b) = _mm512_and_si512(a, b);
+        or(a, b) = _mm512_or_si512(a, b);
         add_i32(a, b) = _mm512_add_epi32(a, b);
         sub_i32(a, b) = _mm512_sub_epi32(a, b);
         max_i32(a, b) = _mm512_max_epi32(a, b);
@@ -112,6 +154,39 @@ impl Simd for Avx512 {
         dot_i16(acc, a, b) = _mm512_dpwssd_epi32(acc, a, b);
         align_fp8(product, largest, ea, eb) = _mm512_srlv_epi16(
             product, _mm512_sub_epi16(_mm512_sub_epi16(largest, ea), eb));
+    }
+    #[inline(always)]
+    fn transpose<'a>(self, row: impl Fn(usize) -> &'a [u8; K_BYTES]) -> [Self::V; 8] {
+        let rows = |first| [row(first), row(first + 1), row(first + 2), row(first + 3)];
+        let a = self.eight(rows(0), rows(4));
+        let b = self.eight(rows(8), rows(12));
+        [
+            self.even_quarters(a[0], b[0]),
+            self.even_quarters(a[1], b[1]),
+            self.even_quarters(a[2], b[2]),
+            self.even_quarters(a[3], b[3]),
+            self.odd_quarters(a[0], b[0]),
+            self.odd_quarters(a[1], b[1]),
+            self.odd_quarters(a[2], b[2]),
+            self.odd_quarters(a[3], b[3]),
+        ]
+    }
+    #[inline(always)]
+    fn exchange(self, from: [&[u32; 16]; 4], to: &mut [[u32; 16]; 4]) {
+        let [a, b, c, d] = from.map(|from| self.load(from, 0));
+        let (ab, cd) = (self.low_halves(a, b), self.low_halves(c, d));
+        let (ab_high, cd_high) = (self.high_halves(a, b), self.high_halves(c, d));
+        self.store(&mut to[0], 0, self.even_quarters(ab, cd));
+        self.store(&mut to[1], 0, self.odd_quarters(ab, cd));
+        self.store(&mut to[2], 0, self.even_quarters(ab_high, cd_high));
+        self.store(&mut to[3], 0, self.odd_quarters(ab_high, cd_high));
+    }
+    #[inline(always)]
+    fn pair(self, a: Self::V, part: usize) -> Self::V {
+        // SAFETY: the array has 64 bytes.
+        let index = unsafe { _mm512_loadu_si512(PAIRS[part & 1].as_ptr().cast()) };
+        // SAFETY: `self` proves that the CPU has the instruction set.
+        unsafe { _mm512_shuffle_epi8(a, index) }
     }
     #[inline(always)]
     fn shr<const N: u32>(self, a: Self::V) -> Self::V {
@@ -161,7 +236,11 @@ impl Simd for Avx512 {
         self.load(&lanes.map(u32::count_ones), 0)
     }
     #[inline(always)]
-    fn fp8_exponents(x: u32) -> u32 {
+    fn fp8_significands(self, x: Self::V) -> Self::V {
+        self.shl::<7>(x)
+    }
+    #[inline(always)]
+    fn fp8_exponents(self, x: Self::V) -> Self::V {
         x
     }
     #[inline(always)]
