@@ -24,23 +24,20 @@
 
 namespace hadal::gemm {
 
-// wgmma descriptors' high words; see params/gemm.h.
-struct DescriptorHigh {
-    uint32_t a;
-    uint32_t b;
-};
-
 // Starts the products of one stage and row block: four wgmma, one group.
 template <class Config>
-__device__ __forceinline__ void start(float (&products)[Config::kAccumulators], uint32_t a,
-                                      uint32_t b, const DescriptorHigh& high, bool from_zero) {
+__device__ __forceinline__ void start(float (&products)[Config::kAccumulators],
+                                      const StageView<Config>& view, uint32_t block,
+                                      bool from_zero) {
     isa::pin_accumulators(products);
     isa::wgmma_fence();
 #pragma unroll
     for (uint32_t k = 0; k < kStageWidth / kWgmmaWidth; ++k) {
         const uint32_t step = k * (kWgmmaWidth >> 4);
-        Config::Wgmma::mma(products, isa::wgmma_descriptor(a + step, high.a),
-                           isa::wgmma_descriptor(b + step, high.b), !from_zero || k != 0);
+        const uint32_t a = view.a + block * (kWgmmaM * kStageWidth >> 4) + step;
+        Config::Wgmma::mma(products, isa::wgmma_descriptor(a, view.a_high),
+                           isa::wgmma_descriptor(view.b + step, view.b_high),
+                           !from_zero || k != 0);
     }
     isa::wgmma_commit_group();
 }
@@ -53,47 +50,61 @@ __device__ __forceinline__ void finish(float (&products)[Config::kAccumulators])
 }
 
 // This warp has read a stage for the last time: tells every CTA of the cluster.
-__device__ __forceinline__ void release(uint32_t empty, bool teller) {
+template <class Config>
+__device__ __forceinline__ void release(const StageView<Config>& view) {
     __syncwarp();  // the lanes' loads of scales come before the arrival of one of them
-    if (teller) isa::mbarrier_arrive_cluster(empty);
+    if (view.teller) isa::mbarrier_arrive_cluster(view.empty);
 }
 
-// Scales of B in 1d2d: one per segment of columns that are sure to share one. A tile whose width is
-// no multiple of the scale block begins at any multiple of 64 columns.
+// Scales of B in 1d2d. One serves a tile that lies in one block of columns. A tile of 192 columns
+// begins at a multiple of 64 and has two: the middle 64 columns belong to the first or to the last.
 template <class Config>
-struct BlockScales {
+class BlockScales {
+  public:
     static constexpr bool kWhole = Config::kSwapped || kScaleBlock % Config::kTileN == 0;
-    static constexpr uint32_t kColumns = kWhole ? kScaleBlock : kScaleBlock / 2;
+    static constexpr uint32_t kCount = kWhole ? 1 : 2;
+    static constexpr uint32_t kColumns = kWhole ? kScaleBlock : kScaleBlock / 2;  // per segment
     static constexpr uint32_t kSegments = kWhole ? 1 : Config::kTileN / kColumns;
+    static_assert(kSegments == 1 || kSegments == 3, "first, middle and last columns");
 
-    float values[kSegments];
-
-    uint32_t lane_of_next;
-
-    // Lane l takes the scales of the run's l-th block from the end (l counts from 1), so that
-    // neither the loads nor the hand-over cost anything between the products.
-    __device__ __forceinline__ void load(const hadal_gemm_params& params, const Tile& tile,
-                                         uint32_t block, uint32_t count) {
-        const uint32_t lane = threadIdx.x % kWarp;
+    // Those of the tile's first block of K.
+    __device__ __forceinline__ BlockScales(const hadal_gemm_params& params, const Tile& tile)
+        : middle_is_last_(tile.column % kScaleBlock != 0) {
         const uint32_t columns = (params.n + kScaleBlock - 1) / kScaleBlock;
-        // From a uniform register it would be copied for every shuffle.
-        lane_of_next = count + isa::lane_zero();
 #pragma unroll
-        for (uint32_t s = 0; s < kSegments; ++s) {
-            const uint32_t column = min((tile.column + s * kColumns) / kScaleBlock, columns - 1);
-            const uint64_t row = uint64_t{tile.group} * columns + column;
-            const uint64_t index = row * params.k_blocks + block + count - lane;
-            values[s] = 0;
-            if (lane - 1 < count) {
-                values[s] = isa::ld_global_nc_f32(params.scale_b_values + index * sizeof(float));
-            }
+        for (uint32_t i = 0; i < kCount; ++i) {
+            const uint32_t column = (tile.column + i * (Config::kTileN - kColumns)) / kScaleBlock;
+            const uint64_t row = uint64_t{tile.group} * columns + min(column, columns - 1);
+            at_[i] = params.scale_b_values + row * params.k_blocks * sizeof(float);
         }
     }
 
-    // The scale of segment `s` of the next block.
-    __device__ __forceinline__ float next(uint32_t s) const {
-        return __shfl_sync(0xffffffff, values[s], lane_of_next);
+    __device__ __forceinline__ void advance(uint32_t blocks) {
+#pragma unroll
+        for (uint32_t i = 0; i < kCount; ++i) at_[i] += blocks * sizeof(float);
     }
+
+    // Those of the block of K that is `block` blocks further on.
+    __device__ __forceinline__ void load(float (&scales)[kCount], uint32_t block) const {
+#pragma unroll
+        for (uint32_t i = 0; i < kCount; ++i) {
+            scales[i] = isa::ld_global_nc_f32(at_[i] + block * sizeof(float));
+        }
+    }
+
+    // Each segment's product with a scale of A.
+    __device__ __forceinline__ void multiply(float (&products)[kSegments],
+                                             const float (&scales)[kCount], float scale_a) const {
+        products[0] = scale_a * scales[0];
+        if constexpr (kSegments == 3) {
+            products[2] = scale_a * scales[1];
+            products[1] = middle_is_last_ ? products[2] : products[0];
+        }
+    }
+
+  private:
+    uint64_t at_[kCount];
+    bool middle_is_last_;
 };
 
 template <class Config>
@@ -114,129 +125,149 @@ __device__ __forceinline__ void promote_1d2d(float (&sum)[Config::kAccumulators]
 }
 
 template <class Config>
-__device__ __forceinline__ void accumulate_1d2d(Sums<Config>& sum, StageView<Config> view,
-                                                const Run& run, BlockScales<Config> scales,
-                                                const DescriptorHigh& high_words, bool teller) {
+__device__ __forceinline__ void add_1d2d(Sums<Config>& sum, const StageView<Config>& view,
+                                         const BlockScales<Config>& scales, uint32_t ahead,
+                                         uint32_t parity) {
     constexpr uint32_t kSegments = BlockScales<Config>::kSegments;
-    // Two copies let the addresses of the second be offsets; more only cost instruction cache.
-#pragma unroll(Config::kBlocks == 1 ? 2 : 1)
-    for (uint32_t left = run.count; left != 0; --left, --scales.lane_of_next, view.advance(1)) {
-        wait(view.full, run.parity);
-        float scale_b[kSegments];
+    float scale_b[BlockScales<Config>::kCount];
+    wait(view.full, parity);
+    scales.load(scale_b, ahead);  // the products hide it
 #pragma unroll
-        for (uint32_t block = 0; block < Config::kBlocks; ++block) {
-            const uint32_t scale_a = view.scale_a + block * (kWgmmaM * sizeof(float));
-            const float scale_low = isa::ld_shared_f32(scale_a);
-            const float scale_high = isa::ld_shared_f32(scale_a + 8 * sizeof(float));
-            float products[Config::kAccumulators];
-            start<Config>(products, view.a + block * (kWgmmaM * kStageWidth >> 4), view.b,
-                          high_words, true);
-            float low[kSegments];
-            float high[kSegments];
-#pragma unroll
-            for (uint32_t s = 0; s < kSegments; ++s) {
-                // The first use in a run waits for the load: here the products hide that.
-                if (block == 0) scale_b[s] = scales.next(s);
-                low[s] = scale_low * scale_b[s];
-                high[s] = scale_high * scale_b[s];
-            }
-            finish<Config>(products);
-            if (block == Config::kBlocks - 1) release(view.empty, teller);
-            promote_1d2d<Config>(sum[block], products, low, high);
-        }
+    for (uint32_t block = 0; block < Config::kBlocks; ++block) {
+        const uint32_t scale_a = view.scale_a + block * (kWgmmaM * sizeof(float));
+        const float scale_low = isa::ld_shared_f32(scale_a);
+        const float scale_high = isa::ld_shared_f32(scale_a + 8 * sizeof(float));
+        float products[Config::kAccumulators];
+        start<Config>(products, view, block, true);
+        float low[kSegments];
+        float high[kSegments];
+        scales.multiply(low, scale_b, scale_low);
+        scales.multiply(high, scale_b, scale_high);
+        finish<Config>(products);
+        if (block == Config::kBlocks - 1) release(view);
+        promote_1d2d<Config>(sum[block], products, low, high);
     }
 }
 
 // 1d2d with swapped operands: the columns of the accumulators are rows of D.
 template <class Config>
-__device__ __forceinline__ void accumulate_1d2d_swapped(Sums<Config>& sum, StageView<Config> view,
-                                                        const Run& run,
-                                                        BlockScales<Config> scales,
-                                                        const DescriptorHigh& high_words,
-                                                        bool teller) {
+__device__ __forceinline__ void add_1d2d_swapped(Sums<Config>& sum, const StageView<Config>& view,
+                                                 const BlockScales<Config>& scales, uint32_t ahead,
+                                                 uint32_t parity) {
     constexpr uint32_t kPairs = Config::kShort / 8;
-#pragma unroll 2
-    for (uint32_t left = run.count; left != 0; --left, --scales.lane_of_next, view.advance(1)) {
-        wait(view.full, run.parity);
-        float2 scale[kPairs];
+    float scale_b[1];
+    wait(view.full, parity);
+    scales.load(scale_b, ahead);  // the products hide it
+    float2 scale[kPairs];
 #pragma unroll
-        for (uint32_t j = 0; j < kPairs; ++j) {
-            scale[j] = isa::ld_shared_f32x2(view.scale_a + j * 8 * sizeof(float));
-        }
-        float products[Config::kAccumulators];
-        start<Config>(products, view.a, view.b, high_words, true);
-        const float scale_b = scales.next(0);
+    for (uint32_t j = 0; j < kPairs; ++j) {
+        scale[j] = isa::ld_shared_f32x2(view.scale_a + j * 8 * sizeof(float));
+    }
+    float products[Config::kAccumulators];
+    start<Config>(products, view, 0, true);
 #pragma unroll
-        for (uint32_t j = 0; j < kPairs; ++j) {
-            scale[j] = {scale[j].x * scale_b, scale[j].y * scale_b};
-        }
-        finish<Config>(products);
-        release(view.empty, teller);
+    for (uint32_t j = 0; j < kPairs; ++j) {
+        scale[j] = {scale[j].x * scale_b[0], scale[j].y * scale_b[0]};
+    }
+    finish<Config>(products);
+    release(view);
 #pragma unroll
-        for (uint32_t i = 0; i < Config::kAccumulators; ++i) {
-            const float factor = i % 2 == 0 ? scale[i / 4].x : scale[i / 4].y;
-            sum[0][i] = __fmaf_rn(factor, products[i], sum[0][i]);
-        }
+    for (uint32_t i = 0; i < Config::kAccumulators; ++i) {
+        const float factor = i % 2 == 0 ? scale[i / 4].x : scale[i / 4].y;
+        sum[0][i] = __fmaf_rn(factor, products[i], sum[0][i]);
     }
 }
 
 template <class Config>
-__device__ __forceinline__ void accumulate_1d1d(Sums<Config>& sum, StageView<Config> view,
-                                                const Run& run, const DescriptorHigh& high_words,
-                                                bool teller) {
+__device__ __forceinline__ void add_1d1d(Sums<Config>& sum, const StageView<Config>& view,
+                                         uint32_t parity) {
     constexpr uint32_t kPairs = Config::kShort / 8;
-#pragma unroll 2
-    for (uint32_t left = run.count; left != 0; --left, view.advance(1)) {
-        wait(view.full, run.parity);
-        const float low = isa::ld_shared_f32(view.scale_a);
-        const float high = isa::ld_shared_f32(view.scale_a + 8 * sizeof(float));
-        float products[Config::kAccumulators];
-        start<Config>(products, view.a, view.b, high_words, true);
-        float2 scale[kPairs];
+    wait(view.full, parity);
+    const float low = isa::ld_shared_f32(view.scale_a);
+    const float high = isa::ld_shared_f32(view.scale_a + 8 * sizeof(float));
+    float products[Config::kAccumulators];
+    start<Config>(products, view, 0, true);
+    float2 scale[kPairs];
 #pragma unroll
-        for (uint32_t j = 0; j < kPairs; ++j) {
-            scale[j] = isa::ld_shared_f32x2(view.scale_b + j * 8 * sizeof(float));
-        }
-        finish<Config>(products);
-        release(view.empty, teller);
+    for (uint32_t j = 0; j < kPairs; ++j) {
+        scale[j] = isa::ld_shared_f32x2(view.scale_b + j * 8 * sizeof(float));
+    }
+    finish<Config>(products);
+    release(view);
 #pragma unroll
-        for (uint32_t i = 0; i < Config::kAccumulators; ++i) {
-            const float column = i % 2 == 0 ? scale[i / 4].x : scale[i / 4].y;
-            const float factor = (i % 4 < 2 ? low : high) * column;
-            sum[0][i] = __fmaf_rn(factor, products[i], sum[0][i]);
-        }
+    for (uint32_t i = 0; i < Config::kAccumulators; ++i) {
+        const float column = i % 2 == 0 ? scale[i / 4].x : scale[i / 4].y;
+        const float factor = (i % 4 < 2 ? low : high) * column;
+        sum[0][i] = __fmaf_rn(factor, products[i], sum[0][i]);
     }
 }
 
 template <class Config>
-__device__ __forceinline__ void accumulate_channel(Sums<Config>& sum, StageView<Config> view,
-                                                   const Run& run,
-                                                   const DescriptorHigh& high_words, bool teller) {
-#pragma unroll 2
-    for (uint32_t left = run.count; left != 0; --left, view.advance(1)) {
-        wait(view.full, run.parity);
-        float products[Config::kAccumulators];
-        start<Config>(products, view.a, view.b, high_words, true);
-        finish<Config>(products);
-        release(view.empty, teller);
+__device__ __forceinline__ void add_channel(Sums<Config>& sum, const StageView<Config>& view,
+                                            uint32_t parity) {
+    wait(view.full, parity);
+    float products[Config::kAccumulators];
+    start<Config>(products, view, 0, true);
+    finish<Config>(products);
+    release(view);
 #pragma unroll
-        for (uint32_t i = 0; i < Config::kAccumulators; ++i) {
-            sum[0][i] = __fadd_rn(sum[0][i], products[i]);
-        }
+    for (uint32_t i = 0; i < Config::kAccumulators; ++i) {
+        sum[0][i] = __fadd_rn(sum[0][i], products[i]);
     }
 }
 
 // BF16: the sums are wgmma's own accumulators.
 template <class Config>
-__device__ __forceinline__ void accumulate_plain(Sums<Config>& sum, StageView<Config> view,
-                                                 const Run& run, const DescriptorHigh& high_words,
-                                                 bool teller) {
-#pragma unroll 2
-    for (uint32_t left = run.count; left != 0; --left, view.advance(1)) {
-        wait(view.full, run.parity);
-        start<Config>(sum[0], view.a, view.b, high_words, false);
-        finish<Config>(sum[0]);
-        release(view.empty, teller);
+__device__ __forceinline__ void add_plain(Sums<Config>& sum, const StageView<Config>& view,
+                                          uint32_t parity) {
+    wait(view.full, parity);
+    start<Config>(sum[0], view, 0, false);
+    finish<Config>(sum[0]);
+    release(view);
+}
+
+// Adds one block of K, whose stage is `view`; `scales` point `ahead` blocks before it.
+template <class Config>
+__device__ __forceinline__ void add_block(Sums<Config>& sum, const StageView<Config>& view,
+                                          const BlockScales<Config>& scales, uint32_t ahead,
+                                          uint32_t parity) {
+    if constexpr (Config::kScales == Scales::k1d2d && Config::kSwapped) {
+        add_1d2d_swapped<Config>(sum, view, scales, ahead, parity);
+    } else if constexpr (Config::kScales == Scales::k1d2d) {
+        add_1d2d<Config>(sum, view, scales, ahead, parity);
+    } else if constexpr (Config::kScales == Scales::k1d1d) {
+        add_1d1d<Config>(sum, view, parity);
+    } else if constexpr (Config::kScales == Scales::kChannel) {
+        add_channel<Config>(sum, view, parity);
+    } else {
+        add_plain<Config>(sum, view, parity);
+    }
+}
+
+// Adds one tile's blocks of K. Whole turns of the ring are unrolled, so that all their addresses are
+// constant offsets; the blocks before the first and after the last are added singly.
+template <class Config>
+__device__ __forceinline__ void accumulate(const hadal_gemm_params& params, const Tile& tile,
+                                           Ring<Config::kStages>& ring, Sums<Config>& sum,
+                                           const StageView<Config>& first) {
+    BlockScales<Config> scales(params, tile);
+    for (uint32_t left = tile.k_blocks; left != 0;) {
+        if (ring.stage() == 0) {
+#pragma unroll 1
+            for (; left >= Config::kStages; left -= Config::kStages) {
+#pragma unroll
+                for (uint32_t stage = 0; stage < Config::kStages; ++stage) {
+                    add_block<Config>(sum, first.at(stage), scales, stage, ring.parity());
+                }
+                ring.turn();
+                scales.advance(Config::kStages);
+            }
+            if (left == 0) break;
+        }
+        add_block<Config>(sum, first.at(ring.stage()), scales, 0, ring.parity());
+        ring.advance();
+        scales.advance(1);
+        --left;
     }
 }
 

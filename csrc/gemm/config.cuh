@@ -25,6 +25,7 @@ enum class Order {
 
 constexpr uint32_t kStageWidth = 128;  // bytes of K of one stage: one swizzle width, four wgmma
 constexpr uint32_t kScaleBlock = 128;  // columns of D that share a scale of B in 1d2d
+constexpr uint32_t kGroupAlignment = 128;  // rows at which contiguous groups begin
 constexpr uint32_t kWgmmaM = 64;
 constexpr uint32_t kWgmmaWidth = 32;   // bytes of K of one wgmma
 constexpr uint32_t kWarpRows = 16;     // rows of wgmma's 64 that one warp holds
@@ -66,7 +67,7 @@ struct Config {
     static_assert(kConsumers >= 1 && kConsumers <= 3, "the register file holds three accumulators");
     static_assert((kConsumers * kConsumerRegisters + kProducerRegisters) * kWarpgroup <= 65536,
                   "the register file holds 65536 registers");
-    static_assert(kStages >= 2 && kStages < kWarp, "one lane holds the scale of one stage of a run");
+    static_assert(kStages >= 2, "loads overlap products");
     static_assert(!kSwapped || kScaleBlock % kLong == 0, "one scale of B serves a swapped tile");
 };
 

@@ -22,30 +22,6 @@
 
 namespace hadal::gemm {
 
-// Adds one run of stages to the sums.
-template <class Config>
-__device__ __forceinline__ void accumulate(const hadal_gemm_params& params, const Tile& tile,
-                                           uint32_t block, Sums<Config>& sum,
-                                           const StageView<Config>& view, const Run& run,
-                                           bool teller) {
-    const DescriptorHigh high{params.descriptor_a, params.descriptor_b};
-    if constexpr (Config::kScales == Scales::k1d2d) {
-        BlockScales<Config> scales;
-        scales.load(params, tile, block, run.count);
-        if constexpr (Config::kSwapped) {
-            accumulate_1d2d_swapped<Config>(sum, view, run, scales, high, teller);
-        } else {
-            accumulate_1d2d<Config>(sum, view, run, scales, high, teller);
-        }
-    } else if constexpr (Config::kScales == Scales::k1d1d) {
-        accumulate_1d1d<Config>(sum, view, run, high, teller);
-    } else if constexpr (Config::kScales == Scales::kChannel) {
-        accumulate_channel<Config>(sum, view, run, high, teller);
-    } else {
-        accumulate_plain<Config>(sum, view, run, high, teller);
-    }
-}
-
 // Role: one warpgroup computes and stores its row blocks of every tile of this CTA. `warp` counts
 // the consumer warps of the CTA.
 template <class Config>
@@ -54,21 +30,14 @@ __device__ __forceinline__ void consume(const hadal_gemm_params& params, uint32_
     using Layout = SharedLayout<Config>;
     using Out = std::conditional_t<Config::kSwapped, SwappedOutput<Config>, Output<Config>>;
     const uint32_t row = warp / 4 * (kWgmmaM * Config::kBlocks) + warp % 4 * kWarpRows;
-    const bool teller = threadIdx.x % kWarp < isa::cluster_nctarank();
-    const StageView<Config> first_stage(shared, row, warp / 4);
+    const StageView<Config> first_stage(params, shared, row, warp / 4);
     TileScheduler<Config::kTileM, Config::kTileN> scheduler(params);
     Ring<Config::kStages> ring;
     Out out(params, shared + Layout::kOutput + warp * Layout::kWarpOutput);
     Tile tile;
     while (scheduler.next(tile)) {
         Sums<Config> sum = {};
-        for (uint32_t block = 0; block != tile.k_blocks;) {
-            const Run run = ring.take(tile.k_blocks - block);
-            StageView<Config> view = first_stage;
-            view.advance(run.stage);
-            accumulate<Config>(params, tile, block, sum, view, run, teller);
-            block += run.count;
-        }
+        accumulate<Config>(params, tile, ring, sum, first_stage);
         // No loop: the compiler would rather index the sums than unroll it.
         out.store(tile, row, sum[0]);
         if constexpr (Config::kBlocks == 2) out.store(tile, row + kWgmmaM, sum[1]);

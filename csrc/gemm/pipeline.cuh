@@ -30,27 +30,23 @@
 
 namespace hadal::gemm {
 
-// Consecutive uses of the ring that do not cross its end, hence share a parity.
-struct Run {
-    uint32_t stage;  // of the first
-    uint32_t count;
-    uint32_t parity;
-};
-
-// Position in the ring of stages.
+// Position in the ring of stages: that of its next use.
 template <uint32_t kStages>
 class Ring {
   public:
-    // The next uses, at least one and at most `wanted` > 0 of them.
-    __device__ __forceinline__ Run take(uint32_t wanted) {
-        const Run run{stage_, min(wanted, kStages - stage_), parity_};
-        stage_ += run.count;
-        if (stage_ == kStages) {
+    __device__ __forceinline__ uint32_t stage() const { return stage_; }
+    __device__ __forceinline__ uint32_t parity() const { return parity_; }
+
+    // One use.
+    __device__ __forceinline__ void advance() {
+        if (++stage_ == kStages) {
             stage_ = 0;
             parity_ ^= 1;
         }
-        return run;
     }
+
+    // As many uses as there are stages.
+    __device__ __forceinline__ void turn() { parity_ ^= 1; }
 
   private:
     uint32_t stage_ = 0;
@@ -95,11 +91,11 @@ __device__ __forceinline__ void produce(const hadal_gemm_params& params, uint32_
     Ring<Config::kStages> ring;
     Tile tile;
     while (scheduler.next(tile)) {
-        for (uint32_t block = 0; block < tile.k_blocks; ++block) {
-            const auto [stage, count, parity] = ring.take(1);
+        for (uint32_t block = 0; block < tile.k_blocks; ++block, ring.advance()) {
+            const uint32_t stage = ring.stage();
             const uint32_t full = shared + Layout::kFull + stage * sizeof(uint64_t);
             const uint32_t x = (tile.k_block + block) * Config::kTileK;
-            wait(shared + Layout::kEmpty + stage * sizeof(uint64_t), parity ^ 1);
+            wait(shared + Layout::kEmpty + stage * sizeof(uint64_t), ring.parity() ^ 1);
             isa::mbarrier_arrive_expect_tx(full, Layout::kStageBytes);
             load_operand(shared + Layout::kA + stage * Layout::kStageA, params.a, full, x,
                          tile.a_row, Config::kTileM, params.cluster_n > 1);
@@ -118,20 +114,24 @@ __device__ __forceinline__ void produce(const hadal_gemm_params& params, uint32_
     isa::griddepcontrol_launch_dependents();
 }
 
-// Where one thread finds its part of a stage; moves from stage to stage by additions only.
+// Where one thread finds its part of a stage.
 template <class Config>
 struct StageView {
     using Layout = SharedLayout<Config>;
 
     uint32_t full;     // barrier
     uint32_t empty;    // shared::cluster address of the barrier of the CTA that this lane tells
+    bool teller;       // whether it tells one
     uint32_t a;        // low word of the wgmma descriptor of the long side's first row block
+    uint32_t a_high;   // high word
     uint32_t b;        // the same of the short side
+    uint32_t b_high;
     uint32_t scale_a;  // address of the scale of the thread's first row of A
     uint32_t scale_b;  // address of the scale of the thread's first column
 
     // Stage 0. `row` is the warp's first row on the long side.
-    __device__ __forceinline__ StageView(uint32_t shared, uint32_t row, uint32_t warpgroup) {
+    __device__ __forceinline__ StageView(const hadal_gemm_params& params, uint32_t shared,
+                                         uint32_t row, uint32_t warpgroup) {
         // Accumulator layout: see isa/wgmma.cuh.
         const uint32_t lane = threadIdx.x % kWarp;
         const uint32_t long_row = warpgroup * (kWgmmaM * Config::kBlocks);
@@ -139,20 +139,26 @@ struct StageView {
         const uint32_t b_at = shared + (Config::kSwapped ? Layout::kA : Layout::kB);
         full = shared + Layout::kFull;
         empty = isa::mapa(shared + Layout::kEmpty, min(lane, isa::cluster_nctarank() - 1));
+        teller = lane < isa::cluster_nctarank();
         a = isa::wgmma_descriptor_low(a_at + long_row * kStageWidth);
         b = isa::wgmma_descriptor_low(b_at);
+        a_high = params.descriptor_a;
+        b_high = params.descriptor_b;
         const uint32_t first = Config::kSwapped ? lane % 4 * 2 : row + lane / 4;
         scale_a = shared + Layout::kScaleA + first * sizeof(float);
         scale_b = shared + Layout::kScaleB + lane % 4 * 2 * sizeof(float);
     }
 
-    __device__ __forceinline__ void advance(uint32_t stages) {
-        full += stages * sizeof(uint64_t);
-        empty += stages * sizeof(uint64_t);
-        a += stages * ((Config::kSwapped ? Layout::kStageB : Layout::kStageA) >> 4);
-        b += stages * ((Config::kSwapped ? Layout::kStageA : Layout::kStageB) >> 4);
-        scale_a += stages * Layout::kStageScaleA;
-        scale_b += stages * Layout::kStageScaleB;
+    // The same, `stage` stages further on.
+    __device__ __forceinline__ StageView at(uint32_t stage) const {
+        StageView view = *this;
+        view.full += stage * sizeof(uint64_t);
+        view.empty += stage * sizeof(uint64_t);
+        view.a += stage * ((Config::kSwapped ? Layout::kStageB : Layout::kStageA) >> 4);
+        view.b += stage * ((Config::kSwapped ? Layout::kStageA : Layout::kStageB) >> 4);
+        view.scale_a += stage * Layout::kStageScaleA;
+        view.scale_b += stage * Layout::kStageScaleB;
+        return view;
     }
 };
 

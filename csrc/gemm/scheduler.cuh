@@ -146,14 +146,16 @@ class TileScheduler {
         return {k.begin / kScaleBlock, k.count / kScaleBlock};
     }
 
-    // One range of rows. A super-tile has the group of its first row, and is skipped if that is
-    // none: groups begin at multiples of its height.
+    // One range of rows. Groups begin at multiples of kGroupAlignment, which is one of every
+    // super-tile's height: a super-tile has the group of the first row of its block of that many, so
+    // that a table that breaks the rule means the same to every tile, and is skipped if that is none.
     __device__ __forceinline__ bool next_contiguous(Tile& tile) {
         const uint32_t m_blocks = (params_.m + super_m_ - 1) / super_m_;
         const uint32_t tiles = m_blocks * n_blocks_;
         for (; index_ < tiles; index_ += stride_) {
             place(tile, index_, m_blocks, {0, params_.m}, 0);
-            const uint32_t first = tile.d_row - offset_m_;
+            const uint32_t row = tile.d_row - offset_m_;
+            const uint32_t first = row / kGroupAlignment * kGroupAlignment;
             const uint64_t at = params_.groups + uint64_t{first} * sizeof(int32_t);
             // A negative index is a large unsigned one.
             const uint32_t group = static_cast<uint32_t>(isa::ld_global_s32(at));

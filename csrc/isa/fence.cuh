@@ -23,6 +23,11 @@ __device__ __forceinline__ void fence_proxy_async() {
     asm volatile("fence.proxy.async;" ::: "memory");
 }
 
+// Accesses of this thread by one address of some memory, before; by another address of it, after.
+__device__ __forceinline__ void fence_proxy_alias() {
+    asm volatile("fence.proxy.alias;" ::: "memory");
+}
+
 // Makes this thread's mbarrier.init visible to the async proxy and to the cluster. The threads that
 // use the barrier need a CTA or cluster barrier after it.
 __device__ __forceinline__ void fence_mbarrier_init() {

@@ -43,6 +43,11 @@ __device__ __forceinline__ void st_release_sys_u32(uint32_t* address, uint32_t v
     asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
 }
 
+/// red.release.sys.global.add.u64. Adds to a word of a peer; publishes as the store does.
+__device__ __forceinline__ void red_add_release_sys_u64(uint64_t* address, uint64_t value) {
+    asm volatile("red.release.sys.global.add.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
+}
+
 // --- words private to one device ---
 
 /// ld.relaxed.gpu.global.u32. Looks at a word that other CTAs of this device may change.
@@ -80,6 +85,11 @@ __device__ __forceinline__ uint32_t atom_add_acq_rel_gpu_u32(uint32_t* address, 
     return old;
 }
 
+/// red.relaxed.gpu.global.add.u64. Counts; orders nothing.
+__device__ __forceinline__ void red_add_relaxed_gpu_u64(uint64_t* address, uint64_t value) {
+    asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
+}
+
 /// atom.relaxed.gpu.global.cas.b32, the old value. Elects one thread of the device; orders nothing.
 __device__ __forceinline__ uint32_t atom_cas_relaxed_gpu_u32(uint32_t* address, uint32_t compare,
                                                              uint32_t value) {
@@ -101,6 +111,37 @@ __device__ __forceinline__ uint4 ld_global_v4(uint64_t address) {
                  : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
                  : "l"(address)
                  : "memory");
+    return value;
+}
+
+/// ld.global.v2 (weak), 8-byte aligned. As the 16-byte form.
+__device__ __forceinline__ uint2 ld_global_v2(uint64_t address) {
+    uint2 value;
+    asm volatile("ld.global.v2.u32 {%0, %1}, [%2];"
+                 : "=r"(value.x), "=r"(value.y)
+                 : "l"(address)
+                 : "memory");
+    return value;
+}
+
+/// ld.global.u32 (weak). As the 16-byte form.
+__device__ __forceinline__ uint32_t ld_global_u32(uint64_t address) {
+    uint32_t value;
+    asm volatile("ld.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+    return value;
+}
+
+/// ld.global.u16 (weak). As the 16-byte form.
+__device__ __forceinline__ uint16_t ld_global_u16(uint64_t address) {
+    uint16_t value;
+    asm volatile("ld.global.u16 %0, [%1];" : "=h"(value) : "l"(address) : "memory");
+    return value;
+}
+
+/// ld.global.u8 (weak), zero-extended. As the 16-byte form.
+__device__ __forceinline__ uint32_t ld_global_u8(uint64_t address) {
+    uint32_t value;
+    asm volatile("ld.global.u8 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
     return value;
 }
 

@@ -41,6 +41,20 @@ __device__ __forceinline__ uint4 ld_global_nc_v4(uint64_t address) {
     return value;
 }
 
+// 4 bytes that no thread of any kernel writes while this one runs.
+__device__ __forceinline__ uint32_t ld_global_nc_u32(uint64_t address) {
+    uint32_t value;
+    asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(value) : "l"(address));
+    return value;
+}
+
+// 2 bytes that no thread of any kernel writes while this one runs.
+__device__ __forceinline__ uint16_t ld_global_nc_u16(uint64_t address) {
+    uint16_t value;
+    asm volatile("ld.global.nc.u16 %0, [%1];" : "=h"(value) : "l"(address));
+    return value;
+}
+
 // 32-bit integer.
 __device__ __forceinline__ int32_t ld_global_s32(uint64_t address) {
     int32_t value;
@@ -51,6 +65,21 @@ __device__ __forceinline__ int32_t ld_global_s32(uint64_t address) {
 // f32.
 __device__ __forceinline__ void st_global_f32(uint64_t address, float value) {
     asm volatile("st.global.f32 [%0], %1;" ::"l"(address), "f"(value) : "memory");
+}
+
+// 1 byte, the low one.
+__device__ __forceinline__ void st_global_u8(uint64_t address, uint32_t value) {
+    asm volatile("st.global.u8 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+}
+
+// 2 bytes.
+__device__ __forceinline__ void st_global_u16(uint64_t address, uint16_t value) {
+    asm volatile("st.global.u16 [%0], %1;" ::"l"(address), "h"(value) : "memory");
+}
+
+// 4 bytes.
+__device__ __forceinline__ void st_global_u32(uint64_t address, uint32_t value) {
+    asm volatile("st.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
 }
 
 // 8 bytes.

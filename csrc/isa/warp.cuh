@@ -16,16 +16,6 @@ __device__ __forceinline__ bool elect() {
     return elected != 0;
 }
 
-// 0, in such a way that the compiler takes it for a value that differs between lanes: what is
-// computed from it stays in vector registers.
-__device__ __forceinline__ uint32_t lane_zero() {
-    uint32_t less;
-    uint32_t equal;
-    asm("mov.u32 %0, %%lanemask_lt;" : "=r"(less));
-    asm("mov.u32 %0, %%lanemask_eq;" : "=r"(equal));
-    return less & equal;
-}
-
 // Gives registers of this warpgroup back, down to kRegisters per thread. Executed by all warps of a
 // warpgroup. ("setmaxnreg".)
 template <int kRegisters>

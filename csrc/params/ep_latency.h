@@ -19,11 +19,12 @@
 #define HADAL_EP_MAX_RANKS 16
 #define HADAL_EP_MAX_TOPK 16
 
-/* The four kernels; index of their words in hadal_ep_state, and `kernel` of a fault record. */
+/* The kernels; index of their words in hadal_ep_state, and `kernel` of a fault record. */
 #define HADAL_EP_DISPATCH_SEND 0
 #define HADAL_EP_DISPATCH_RECV 1
 #define HADAL_EP_COMBINE_SEND 2
 #define HADAL_EP_COMBINE_RECV 3
+#define HADAL_EP_COUNT 4 /* throughput mode only */
 
 /* What was being done when a fault was raised; `phase` of a fault record. */
 #define HADAL_EP_PHASE_DISPATCH_CREDIT 1 /* slot: expert */
@@ -31,16 +32,16 @@
 #define HADAL_EP_PHASE_COMBINE_CREDIT 3  /* slot: 0 */
 #define HADAL_EP_PHASE_COMBINE_SIGNAL 4  /* slot: expert */
 #define HADAL_EP_PHASE_ROUTING 5         /* slot: token * topk + k, or the expert */
-#define HADAL_EP_PHASE_PLACEMENT 6       /* slot: expert */
+#define HADAL_EP_PHASE_PLACEMENT 6       /* slot: expert; in throughput mode the rank or row */
+#define HADAL_EP_PHASE_COUNTS 7          /* slot: 0 */
 
 /* Kind of a fault; 0 in a fault record means none. */
 #define HADAL_EP_FAULT_NONE 0
 #define HADAL_EP_FAULT_TIMEOUT 1  /* the peer's word did not come in time */
 #define HADAL_EP_FAULT_POISONED 2 /* the peer said that it faulted */
-#define HADAL_EP_FAULT_INDEX 3    /* routing entry outside -1..experts; seen: the entry */
-#define HADAL_EP_FAULT_SLOTS 4    /* expected: max_tokens, seen: rows of this rank for an expert */
-#define HADAL_EP_FAULT_ROWS 5     /* expected: max_rows, seen: rows for one local expert */
-#define HADAL_EP_FAULT_PROTOCOL 6 /* a word shows a later epoch than can be */
+#define HADAL_EP_FAULT_INDEX 3    /* routing entry outside -1..experts, or repeated; seen: the entry */
+#define HADAL_EP_FAULT_ROWS 4     /* expected: max_rows, seen: rows for one local expert */
+#define HADAL_EP_FAULT_PROTOCOL 5 /* a word shows a later epoch than can be */
 
 /* Host-visible, one per rank, written at most once (kind last, release.sys), except `abandoned`. */
 struct hadal_ep_fault {
@@ -62,14 +63,36 @@ HADAL_EP_ASSERT(sizeof(struct hadal_ep_fault) == 64, "the fault record is read b
 HADAL_EP_ASSERT(__builtin_offsetof(struct hadal_ep_fault, abandoned) == 56,
                 "no padding in the fault record");
 
+/* Bins of a histogram of waits: 0 for a word that was there at once, b for 2^(b-1) ns up to 2^b. */
+#define HADAL_EP_WAIT_BINS 32
+/* Rounds whose spans are kept. */
+#define HADAL_EP_SPANS 32
+
+/* What a rank has had to do with a peer. */
+struct hadal_ep_peer_stats {
+    uint64_t waits[HADAL_EP_WAIT_BINS]; /* waits for a word of the peer, by their time */
+    uint64_t dispatched;                /* rows sent to it */
+    uint64_t combined;
+};
+
+/* When a kernel worked on a round, by the global timer. */
+struct hadal_ep_span {
+    uint64_t epoch;
+    uint64_t begin_ns; /* its first CTA */
+    uint64_t end_ns;   /* the arrival of its last one */
+};
+
 /* Private device memory of one rank; zeroed at creation, then written by kernels only. */
 struct hadal_ep_state {
-    uint64_t epoch[4];   /* completed launches, by kernel */
-    uint32_t arrived[4]; /* CTAs of the running launch that have finished, by kernel */
+    uint64_t epoch[6];   /* completed launches, by kernel */
+    uint32_t arrived[6]; /* CTAs of the running launch that have finished, by kernel */
     uint32_t abort;      /* 0, or the kind of the fault raised */
-    uint32_t reserved[3];
+    uint32_t reserved[5];
+    struct hadal_ep_peer_stats peers[HADAL_EP_MAX_RANKS];
+    struct hadal_ep_span spans[5][HADAL_EP_SPANS]; /* by kernel, then epoch modulo their number */
 };
-HADAL_EP_ASSERT(sizeof(struct hadal_ep_state) == 64, "the state is allocated by the host");
+HADAL_EP_ASSERT(sizeof(struct hadal_ep_state) == 96 + 16 * 272 + 5 * 32 * 24,
+                "the state is allocated by the host");
 
 /* Where a received row came from. */
 struct hadal_ep_source {
@@ -105,9 +128,11 @@ struct hadal_ep_latency {
     uint32_t payload_bytes; /* of one dispatched row; a multiple of 16 */
     uint32_t scales;        /* f32 scales per dispatched row; 0 for BF16 */
     uint32_t slot_bytes;    /* header + payload + scales, rounded up to 16 */
+    uint32_t combine_scales;     /* f32 scales per combined row; 0 for BF16 */
+    uint32_t combine_slot_bytes; /* of one combined row: BF16, or E4M3 codes and scales, rounded up to 16 */
     uint32_t reserved;
 };
-HADAL_EP_ASSERT(sizeof(struct hadal_ep_latency) == 144, "no padding");
+HADAL_EP_ASSERT(sizeof(struct hadal_ep_latency) == 152, "no padding");
 HADAL_EP_ASSERT(__builtin_offsetof(struct hadal_ep_latency, rank) == 96, "no padding");
 
 struct hadal_ep_dispatch_send_params {
@@ -118,7 +143,7 @@ struct hadal_ep_dispatch_send_params {
     uint32_t tokens;
     uint32_t reserved;
 };
-HADAL_EP_ASSERT(sizeof(struct hadal_ep_dispatch_send_params) == 176, "no padding");
+HADAL_EP_ASSERT(sizeof(struct hadal_ep_dispatch_send_params) == 184, "no padding");
 
 struct hadal_ep_dispatch_recv_params {
     struct hadal_ep_latency ep;
@@ -129,7 +154,7 @@ struct hadal_ep_dispatch_recv_params {
     uint32_t abandon;  /* 1: copy nothing, set no count */
     uint32_t reserved;
 };
-HADAL_EP_ASSERT(sizeof(struct hadal_ep_dispatch_recv_params) == 184, "no padding");
+HADAL_EP_ASSERT(sizeof(struct hadal_ep_dispatch_recv_params) == 192, "no padding");
 
 struct hadal_ep_combine_send_params {
     struct hadal_ep_latency ep;
@@ -139,7 +164,7 @@ struct hadal_ep_combine_send_params {
     uint32_t abandon; /* 1: send no rows, signal "abandoned" */
     uint32_t reserved;
 };
-HADAL_EP_ASSERT(sizeof(struct hadal_ep_combine_send_params) == 176, "no padding");
+HADAL_EP_ASSERT(sizeof(struct hadal_ep_combine_send_params) == 184, "no padding");
 
 struct hadal_ep_combine_recv_params {
     struct hadal_ep_latency ep;
@@ -149,7 +174,7 @@ struct hadal_ep_combine_recv_params {
     uint32_t tokens;
     uint32_t abandon; /* 1: write no output */
 };
-HADAL_EP_ASSERT(sizeof(struct hadal_ep_combine_recv_params) == 176, "no padding");
+HADAL_EP_ASSERT(sizeof(struct hadal_ep_combine_recv_params) == 184, "no padding");
 
 #undef HADAL_EP_ASSERT
 

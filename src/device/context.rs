@@ -115,6 +115,10 @@ impl Context {
         self.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
     }
 
+    pub(crate) fn device(&self) -> CUdevice {
+        self.device
+    }
+
     /// A device attribute that is a count.
     pub(crate) fn attribute(&self, which: CUdevice_attribute) -> Result<u32, DeviceError> {
         let mut value = 0;

@@ -271,7 +271,7 @@ impl Stream {
         kernel.check::<P>(config)?;
         self.context().bind()?;
         kernel.opt_in(config.shared_bytes)?;
-        let mut attributes = attributes(config);
+        let mut attributes = Attributes::new(config);
         let raw = CUlaunchConfig {
             gridDimX: config.grid[0],
             gridDimY: config.grid[1],
@@ -281,8 +281,8 @@ impl Stream {
             blockDimZ: config.block[2],
             sharedMemBytes: config.shared_bytes,
             hStream: self.handle(),
-            attrs: attributes.as_mut_ptr(),
-            numAttrs: u32::try_from(attributes.len()).unwrap_or(0),
+            attrs: attributes.list.as_mut_ptr(),
+            numAttrs: attributes.len,
         };
         let mut pointers = [std::ptr::from_ref(params).cast_mut().cast()];
         let (function, arguments) = (kernel.loaded.function, pointers.as_mut_ptr());
@@ -295,42 +295,47 @@ impl Stream {
     }
 }
 
-fn attributes(config: &LaunchConfig) -> Vec<CUlaunchAttribute> {
-    let attribute = |id, set: &dyn Fn(&mut CUlaunchAttributeValue)| {
-        // The whole value is defined, whichever member is set.
-        let mut value = CUlaunchAttributeValue { pad: [0; 64] };
-        set(&mut value);
-        CUlaunchAttribute {
-            id,
-            pad: [0; 4],
-            value,
+/// Attributes of a launch, in place: a launch allocates nothing.
+struct Attributes {
+    list: [CUlaunchAttribute; 3],
+    len: u32,
+}
+
+impl Attributes {
+    fn new(config: &LaunchConfig) -> Self {
+        let mut all = Self {
+            list: [CUlaunchAttribute {
+                id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_IGNORE,
+                pad: [0; 4],
+                // The whole value is defined, whichever member is set.
+                value: CUlaunchAttributeValue { pad: [0; 64] },
+            }; 3],
+            len: 0,
+        };
+        let [x, y, z] = config.cluster;
+        if config.cluster != [1; 3] {
+            let id = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+            let value = all.push(id);
+            value.clusterDim.x = x;
+            value.clusterDim.y = y;
+            value.clusterDim.z = z;
         }
-    };
-    let mut all = Vec::new();
-    let [x, y, z] = config.cluster;
-    if config.cluster != [1; 3] {
-        all.push(attribute(
-            CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
-            &|value| {
-                value.clusterDim.x = x;
-                value.clusterDim.y = y;
-                value.clusterDim.z = z;
-            },
-        ));
+        if config.cooperative {
+            let id = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE;
+            all.push(id).cooperative = 1;
+        }
+        if config.pdl {
+            let id = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+            all.push(id).programmaticStreamSerializationAllowed = 1;
+        }
+        all
     }
-    if config.cooperative {
-        all.push(attribute(
-            CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE,
-            &|value| {
-                value.cooperative = 1;
-            },
-        ));
+
+    fn push(&mut self, id: CUlaunchAttributeID) -> &mut CUlaunchAttributeValue {
+        // `new` pushes at most as many as there are.
+        let next = &mut self.list[self.len as usize];
+        self.len += 1;
+        next.id = id;
+        &mut next.value
     }
-    if config.pdl {
-        let id = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-        all.push(attribute(id, &|value| {
-            value.programmaticStreamSerializationAllowed = 1
-        }));
-    }
-    all
 }

@@ -53,6 +53,13 @@ impl Stream {
         &self.context
     }
 
+    /// The driver's handle (`CUstream`), for work beside this library's. It is valid while `self`
+    /// lives and stays this value's to destroy.
+    #[must_use]
+    pub fn as_raw(&self) -> *mut std::ffi::c_void {
+        self.handle.cast()
+    }
+
     /// The driver's handle, valid while `self` lives.
     pub(crate) fn handle(&self) -> CUstream {
         self.handle
@@ -83,6 +90,27 @@ impl Stream {
     /// [`DeviceError::Timeout`], or the error of the work itself.
     pub fn synchronize_within(&self, limit: Duration) -> Result<(), DeviceError> {
         wait("stream synchronisation", limit, || self.is_idle())
+    }
+
+    /// The capture that work enqueued now becomes part of, if the stream is being captured.
+    pub(crate) fn capture_id(&self) -> Result<Option<u64>, DeviceError> {
+        self.context.bind()?;
+        let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        let mut id = 0;
+        // SAFETY: valid places for the first two answers; the others are not asked for.
+        unsafe {
+            call!(cuStreamGetCaptureInfo_v3(
+                self.handle,
+                &raw mut status,
+                &raw mut id,
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut()
+            ))
+        }?;
+        let captured = status == sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_ACTIVE;
+        Ok(captured.then_some(id))
     }
 
     /// Makes later work wait for `event`.

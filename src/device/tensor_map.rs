@@ -4,6 +4,8 @@
 //! error names the field (CUDA driver API, `cuTensorMapEncodeTiled`).
 #![expect(unsafe_code, reason = "calls the CUDA driver")]
 
+use std::fmt::Display;
+
 use cudarc::driver::sys::{
     CUtensorMap, CUtensorMapDataType, CUtensorMapFloatOOBfill, CUtensorMapInterleave,
     CUtensorMapL2promotion, CUtensorMapSwizzle,
@@ -87,20 +89,27 @@ impl Swizzle {
     }
 }
 
-/// A tiled tensor of 1 to 5 dimensions, the innermost (contiguous) first. Elements outside the
-/// tensor read as zero and are not written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Most dimensions that a tensor map has.
+pub const MAX_RANK: usize = 5;
+
+/// A tiled tensor of 1 to [`MAX_RANK`] dimensions, the innermost (contiguous) first. Elements outside
+/// the tensor read as zero and are not written. Of the arrays the first `rank` entries count (of
+/// `strides` one less), so that describing and encoding a tensor allocates nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TensorMapDesc {
     /// Element type.
     pub element: Element,
     /// Device address of element 0; a multiple of 16.
     pub address: u64,
-    /// Elements per dimension.
-    pub dims: Vec<u64>,
-    /// Bytes from one index to the next of every dimension but the innermost; multiples of 16.
-    pub strides: Vec<u64>,
-    /// Elements per dimension of the box that one copy moves.
-    pub box_dims: Vec<u32>,
+    /// Dimensions, 1 to [`MAX_RANK`].
+    pub rank: usize,
+    /// Elements per dimension, 1 to 2^32.
+    pub dims: [u64; MAX_RANK],
+    /// Bytes from one index to the next of every dimension but the innermost; multiples of 16 below
+    /// 2^40.
+    pub strides: [u64; MAX_RANK - 1],
+    /// Elements per dimension of the box that one copy moves, 1 to 256.
+    pub box_dims: [u32; MAX_RANK],
     /// Layout of the box in shared memory.
     pub swizzle: Swizzle,
 }
@@ -108,7 +117,7 @@ pub struct TensorMapDesc {
 impl TensorMapDesc {
     /// A row-major matrix: `rows` rows of `columns` contiguous elements, `pitch` bytes apart.
     #[must_use]
-    pub fn matrix(
+    pub const fn matrix(
         element: Element,
         address: u64,
         [rows, columns]: [u64; 2],
@@ -116,13 +125,13 @@ impl TensorMapDesc {
         [box_rows, box_columns]: [u32; 2],
         swizzle: Swizzle,
     ) -> Self {
-        let (dims, box_dims) = (vec![columns, rows], vec![box_columns, box_rows]);
         Self {
             element,
             address,
-            dims,
-            strides: vec![pitch],
-            box_dims,
+            rank: 2,
+            dims: [columns, rows, 1, 1, 1],
+            strides: [pitch, 0, 0, 0],
+            box_dims: [box_columns, box_rows, 1, 1, 1],
             swizzle,
         }
     }
@@ -135,10 +144,10 @@ impl TensorMapDesc {
         self.check()?;
         library::selected()?;
         let mut map = CUtensorMap { opaque: [0; 16] };
-        let steps = vec![1u32; self.dims.len()];
-        let rank = u32::try_from(self.dims.len()).unwrap_or(0);
-        // SAFETY: `dims`, `box_dims` and `steps` have `rank` elements and `strides` one less
-        // (checked above); the driver reads them and writes `map` before it returns.
+        let steps = [1u32; MAX_RANK];
+        let rank = u32::try_from(self.rank).unwrap_or(0);
+        // SAFETY: every array has at least `rank` elements, which is at most MAX_RANK (checked
+        // above); the driver reads them and writes `map` before it returns.
         unsafe {
             call!(cuTensorMapEncodeTiled(
                 &raw mut map,
@@ -159,71 +168,47 @@ impl TensorMapDesc {
     }
 
     fn check(&self) -> Result<(), DeviceError> {
-        let fail = |field, value: String, expected: &str| {
-            Err(DeviceError::TensorMap {
-                field,
-                value,
-                expected: expected.into(),
-            })
-        };
-        let rank = self.dims.len();
-        if !(1..=5).contains(&rank) {
-            return fail("dims", format!("{:?}", self.dims), "1 to 5 dimensions");
-        }
-        if self.strides.len() + 1 != rank {
-            return fail(
-                "strides",
-                format!("{:?}", self.strides),
-                "one less than dimensions",
-            );
-        }
-        if self.box_dims.len() != rank {
-            return fail(
-                "box_dims",
-                format!("{:?}", self.box_dims),
-                "one per dimension",
-            );
+        let rank = self.rank;
+        if !(1..=MAX_RANK).contains(&rank) {
+            return fail("rank", rank, "1 to 5");
         }
         if self.address == 0 || !self.address.is_multiple_of(16) {
-            return fail(
-                "address",
-                format!("{:#x}", self.address),
-                "a multiple of 16, not 0",
-            );
+            let address = format_args!("{:#x}", self.address);
+            return fail("address", address, "a multiple of 16, not 0");
         }
-        if let Some(n) = self.dims.iter().find(|&&n| n == 0 || n > 1 << 32) {
-            return fail("a dimension", n.to_string(), "1 to 2^32");
+        if let Some(n) = self.dims[..rank].iter().find(|&&n| n == 0 || n > 1 << 32) {
+            return fail("a dimension", n, "1 to 2^32");
         }
-        if let Some(n) = self
-            .strides
-            .iter()
-            .find(|&&n| n >= 1 << 40 || !n.is_multiple_of(16))
-        {
-            return fail("a stride", n.to_string(), "a multiple of 16 below 2^40");
+        let strides = &self.strides[..rank - 1];
+        let valid = |n: u64| n < 1 << 40 && n.is_multiple_of(16);
+        if let Some(n) = strides.iter().find(|&&n| !valid(n)) {
+            return fail("a stride", n, "a multiple of 16 below 2^40");
         }
-        if let Some(n) = self.box_dims.iter().find(|&&n| n == 0 || n > 256) {
-            return fail("a box dimension", n.to_string(), "1 to 256");
+        let boxes = &self.box_dims[..rank];
+        if let Some(n) = boxes.iter().find(|&&n| n == 0 || n > 256) {
+            return fail("a box dimension", n, "1 to 256");
         }
         let inner = u64::from(self.box_dims[0]) * u64::from(self.element.bytes());
+        let (field, bytes) = ("the box's inner extent", format_args!("{inner} bytes"));
         if !inner.is_multiple_of(16) {
-            return fail(
-                "the box's inner extent",
-                format!("{inner} bytes"),
-                "a multiple of 16",
-            );
+            return fail(field, bytes, "a multiple of 16");
         }
         match self.swizzle.span() {
             Some(span) if inner > span => {
-                let expected = format!("at most the swizzle's {span}");
-                fail(
-                    "the box's inner extent",
-                    format!("{inner} bytes"),
-                    &expected,
-                )
+                fail(field, bytes, &format!("at most the swizzle's {span}"))
             }
             _ => Ok(()),
         }
     }
+}
+
+#[cold]
+fn fail(field: &'static str, value: impl Display, expected: &str) -> Result<(), DeviceError> {
+    Err(DeviceError::TensorMap {
+        field,
+        value: value.to_string(),
+        expected: expected.into(),
+    })
 }
 
 #[cfg(test)]
@@ -247,21 +232,26 @@ mod tests {
     fn matrices_put_the_contiguous_dimension_first() {
         let map = valid();
         assert_eq!(
-            (&map.dims[..], &map.box_dims[..]),
-            (&[256, 64][..], &[128, 64][..])
+            (map.rank, &map.dims[..2], &map.box_dims[..2]),
+            (2, &[256, 64][..], &[128, 64][..])
         );
         map.check().unwrap();
     }
 
     #[test]
     fn each_broken_rule_names_its_field_and_value() {
-        let cases: [(Spoil, &str); 9] = [
-            (|m| m.dims.clear(), "dims is []"),
-            (|m| m.strides.clear(), "strides is []"),
-            (|m| m.box_dims = vec![1; 3], "box_dims is [1, 1, 1]"),
+        let cases: [(Spoil, &str); 11] = [
+            (|m| m.rank = 0, "rank is 0, expected 1 to 5"),
+            (|m| m.rank = 6, "rank is 6, expected 1 to 5"),
+            (|m| m.address = 0, "address is 0x0"),
             (|m| m.address = 0x1008, "address is 0x1008"),
             (|m| m.dims[1] = 0, "a dimension is 0"),
+            (
+                |m| m.dims[1] = (1 << 32) + 1,
+                "a dimension is 4294967297, expected 1 to 2^32",
+            ),
             (|m| m.strides[0] = 250, "a stride is 250"),
+            (|m| m.strides[0] = 1 << 40, "a stride is 1099511627776"),
             (|m| m.box_dims[1] = 257, "a box dimension is 257"),
             (|m| m.box_dims[0] = 120, "inner extent is 120 bytes"),
             (

@@ -10,10 +10,10 @@ pub const BLOCK: u32 = 128;
 pub const GROUP_ALIGNMENT: u32 = 128;
 
 /// Scales per line of M-major storage: `rows` rounded up so that lines begin at multiples of 16
-/// bytes.
+/// bytes. (For more than 2^32 − 4 rows, more than any operand may have, `u32::MAX`.)
 #[must_use]
 pub const fn scale_stride(rows: u32) -> u32 {
-    rows.next_multiple_of(4)
+    rows.div_ceil(4).saturating_mul(4)
 }
 
 /// What the rows of A mean.
@@ -59,7 +59,8 @@ pub enum Form {
     },
     /// A D per group from columns of K: `D[g] = A[:, K of g] · B[:, K of g]ᵀ`, as in weight
     /// gradients, where K counts tokens. Where groups begin is read on the device, in multiples of
-    /// [`BLOCK`]; an empty group's D is zero (or stays, when it is added to).
+    /// [`BLOCK`]; an empty group's D is zero (or has zero added to it). Scales are those of
+    /// [`Arithmetic::Fp8Block1d1d`].
     KGrouped {
         /// Rows of A and of each D; 0 is allowed.
         rows: u32,
@@ -225,7 +226,11 @@ pub enum Output {
     AddF32,
 }
 
-/// A problem: `D[rows, n] = A[rows, k] · B[group, n, k]ᵀ`.
+/// A problem: `D[rows, n] = A[rows, k] · B[group, n, k]ᵀ`. All sizes are in elements.
+///
+/// Beyond what the fields say, rows of D, groups × N and groups × K blocks are each at most
+/// 2^31 − 1025, as coordinates of the tensor maps are signed 32-bit numbers;
+/// [`GemmPlan::new`](super::GemmPlan::new) checks all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct GemmDesc {
     /// Rows and groups.

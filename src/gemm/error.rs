@@ -1,5 +1,7 @@
 //! Errors of the GEMM and quantisation wrappers: each names the operand, the number and the rule.
 
+use std::ops::Range;
+
 use crate::device::DeviceError;
 
 /// An operand or a problem size breaks a rule.
@@ -68,24 +70,36 @@ pub enum OperandError {
         /// What the plan has.
         expected: &'static str,
     },
-    /// D overlaps an input.
+    /// Memory without an address.
+    #[error("{what}: address 0 for {len} elements")]
+    Null {
+        /// The operand.
+        what: &'static str,
+        /// Elements that are needed there.
+        len: u64,
+    },
+    /// An output overlaps another operand.
     #[error(
-        "D at {:#x}..{:#x} overlaps {what} at {:#x}..{:#x}",
-        d.start, d.end, bytes.start, bytes.end
+        "{output} at {:#x}..{:#x} overlaps {what} at {:#x}..{:#x}",
+        written.start, written.end, bytes.start, bytes.end
     )]
     Overlap {
-        /// The input.
+        /// The output.
+        output: &'static str,
+        /// Its device addresses.
+        written: Range<u64>,
+        /// The other operand.
         what: &'static str,
         /// Its device addresses.
-        bytes: std::ops::Range<u64>,
-        /// Those of D.
-        d: std::ops::Range<u64>,
+        bytes: Range<u64>,
     },
-    /// No kernel is compiled for these formats.
-    #[error("no kernel for {arithmetic:?}")]
+    /// No kernel is compiled for these formats and scales in this form.
+    #[error("no kernel for {arithmetic:?} in the {form} form")]
     NoTile {
         /// Formats and scales.
         arithmetic: super::Arithmetic,
+        /// The form.
+        form: &'static str,
     },
     /// A tile or cluster cannot compute the problem.
     #[error("{tile} in clusters of {cluster:?} cannot compute the {form} form on {sms} SMs")]
@@ -99,6 +113,9 @@ pub enum OperandError {
         /// SMs.
         sms: u32,
     },
+    /// A plan's fields do not belong together.
+    #[error("the plan was changed: its fields are not those that its constructor gave")]
+    PlanChanged,
     /// The row-to-group operand does not belong to the plan's form.
     #[error("groups given as {found}, but the plan's form is {form}")]
     Form {
@@ -157,5 +174,22 @@ pub(crate) fn range(
         value,
         least,
         most,
+    })
+}
+
+/// Fails when an output shares a byte with another operand; each is a name and device addresses.
+pub(crate) fn disjoint(
+    (output, written): (&'static str, &Range<u64>),
+    (what, bytes): (&'static str, &Range<u64>),
+) -> Result<(), OperandError> {
+    let empty = written.is_empty() || bytes.is_empty();
+    if empty || bytes.start >= written.end || written.start >= bytes.end {
+        return Ok(());
+    }
+    Err(OperandError::Overlap {
+        output,
+        written: written.clone(),
+        what,
+        bytes: bytes.clone(),
     })
 }

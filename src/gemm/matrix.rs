@@ -29,8 +29,10 @@ impl Shape {
         }
     }
 
+    /// Saturates: memory of so many elements does not exist, so no length equals it.
     pub(crate) fn elements(self) -> u64 {
-        u64::from(self.slots) * u64::from(self.rows) * u64::from(self.columns)
+        let matrix = u64::from(self.rows) * u64::from(self.columns);
+        matrix.saturating_mul(self.slots.into())
     }
 }
 
@@ -72,7 +74,9 @@ impl MatrixScales<'_> {
 
 /// An input: `[slots, rows, columns]`, row-major, columns along K.
 ///
-/// ```no_run
+/// A checked description of memory that it borrows: making one costs no call of the driver.
+///
+/// ```
 /// # use hadal::device::{Buffer, Context, Stream};
 /// # use hadal::gemm::{Format, Matrix, Shape, scale_stride};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -81,6 +85,10 @@ impl MatrixScales<'_> {
 /// let codes = Buffer::<u8>::zeroed(&stream, 100 * 512)?;
 /// let scales = Buffer::<f32>::zeroed(&stream, 4 * scale_stride(100) as usize)?;
 /// let a = Matrix::fp8_rows(Format::E4m3, &codes, &scales, Shape::matrix(100, 512))?;
+///
+/// let short = Matrix::fp8_rows(Format::E4m3, &codes, &scales, Shape::matrix(101, 512));
+/// let error = short.map(|_| ()).unwrap_err().to_string();
+/// assert_eq!(error, "scales: 400 elements, expected 416");
 /// # let _ = a;
 /// # Ok(()) }
 /// ```
@@ -128,7 +136,7 @@ impl<'a> Matrix<'a> {
         )?;
         let values = scales.into();
         let lines = u64::from(shape.slots) * u64::from(shape.columns.div_ceil(BLOCK));
-        values.check("scales", lines * u64::from(stride), 16)?;
+        values.check("scales", lines.saturating_mul(stride.into()), 16)?;
         Self::fp8(
             format,
             codes.into(),
@@ -152,7 +160,7 @@ impl<'a> Matrix<'a> {
         let values = scales.into();
         let blocks =
             u64::from(shape.rows.div_ceil(BLOCK)) * u64::from(shape.columns.div_ceil(BLOCK));
-        values.check("scales", u64::from(shape.slots) * blocks, 4)?;
+        values.check("scales", blocks.saturating_mul(shape.slots.into()), 4)?;
         Self::fp8(format, codes.into(), MatrixScales::Blocks(values), shape)
     }
 
@@ -235,7 +243,8 @@ pub(crate) enum ValuesMut<'a> {
     F32(ViewMut<'a, f32>),
 }
 
-/// An output: `[slots, rows, columns]`, row-major.
+/// An output: `[slots, rows, columns]`, row-major, the address a multiple of 16 bytes. It borrows its
+/// memory mutably, so that no input can be part of the same buffer.
 #[derive(Debug)]
 pub struct MatrixMut<'a> {
     pub(crate) values: ValuesMut<'a>,

@@ -13,7 +13,24 @@ use super::tile::Tile;
 /// Rows that CTAs at work at one time should share: bands of so many along m are computed together.
 const BAND_ROWS: u32 = 2048;
 
-/// How a problem is executed.
+/// How a problem is executed. For reading: [`Gemm::new`](super::Gemm::new) refuses one whose fields are
+/// not those that [`Self::with_tile`] gives.
+///
+/// ```
+/// use hadal::gemm::{Arithmetic, Form, GemmDesc, GemmPlan, OperandError, Output};
+///
+/// let form = Form::Contiguous { rows: 8192, groups: 4 };
+/// let (arithmetic, output) = (Arithmetic::E4M3_1D2D, Output::Bf16);
+/// let desc = GemmDesc { form, n: 4096, k: 7168, arithmetic, output, sms: 132 };
+/// let plan = GemmPlan::new(desc)?;
+/// // Leave 20 SMs to communication.
+/// let fewer = GemmPlan::new(GemmDesc { sms: 112, ..desc })?;
+/// assert!(fewer.grid <= 112 && plan.grid <= 132);
+///
+/// let error = GemmPlan::new(GemmDesc { k: 7160, ..desc }).unwrap_err();
+/// assert_eq!(error, OperandError::Multiple { what: "K", value: 7160, of: 16 });
+/// # Ok::<(), OperandError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GemmPlan {
     /// The problem.
@@ -58,7 +75,7 @@ impl GemmPlan {
     /// # Errors
     /// [`OperandError::Multiple`] when N or K is no multiple of 16 (K of 128 when grouped),
     /// [`OperandError::Range`] when a size is 0 or too large, [`OperandError::NoTile`] when no
-    /// kernel is compiled for the formats.
+    /// kernel is compiled for the formats and scales in the form.
     pub fn new(desc: GemmDesc) -> Result<Self, OperandError> {
         desc.check()?;
         let mut best: Option<Self> = None;
@@ -75,6 +92,7 @@ impl GemmPlan {
         }
         best.ok_or(OperandError::NoTile {
             arithmetic: desc.arithmetic,
+            form: desc.form.name(),
         })
     }
 
@@ -180,9 +198,12 @@ fn fits(desc: &GemmDesc, tile: &Tile, cluster: [u32; 2]) -> bool {
         [2, 1] | [1, 2] => 2,
         _ => return false,
     };
+    // First of all: what follows computes with the tile's fields.
+    if !Tile::candidates(desc.arithmetic, desc.form).any(|other| other == *tile) {
+        return false;
+    }
     let alone = tile.order == super::tile::Order::Swapped;
     let aligned = !matches!(desc.form, Form::Contiguous { .. })
         || GROUP_ALIGNMENT.is_multiple_of(tile.m * cluster[0]);
-    let known = Tile::candidates(desc.arithmetic, desc.form).any(|other| other == *tile);
-    known && aligned && ctas <= desc.sms && (ctas == 1 || !alone)
+    aligned && ctas <= desc.sms && (ctas == 1 || !alone)
 }

@@ -1,7 +1,8 @@
 //! Executes a plan: checks the operands against it, encodes the tensor maps, launches.
 //!
 //! Operands that are the same as in the previous call (addresses, strides) are not encoded again,
-//! so a steady state neither allocates nor calls the driver but for the launch itself.
+//! so a steady state calls the driver for the launch only; with changing operands, once more per
+//! tensor map that changes. Nothing is allocated either way.
 //!
 //! # Safety
 //! The kernel reads A, B, their scales and the groups, and writes D, within the ranges that the
@@ -15,7 +16,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::desc::{Arithmetic, BLOCK, Form, Output};
-use super::error::{GemmError, OperandError};
+use super::error::{GemmError, OperandError, disjoint};
 use super::matrix::{Groups, Matrix, MatrixMut, MatrixScales, Shape, Values, ValuesMut};
 use super::plan::GemmPlan;
 use super::tile::Order;
@@ -71,23 +72,78 @@ impl Scale {
 }
 
 /// A planned GEMM with its kernel loaded in one context.
+///
+/// One value serves any number of calls, one after another; it keeps the last call's tensor maps.
+/// A layer whose weights never change does best with a value of its own: then only the maps of what
+/// changes are encoded again.
+///
+/// The experts of a decode step: two slots of four rows, of which three and none are in use.
+///
+/// ```
+/// use hadal::device::{Buffer, Context, Stream};
+/// use hadal::gemm::{
+///     Arithmetic, Form, Gemm, GemmDesc, GemmPlan, Groups, Matrix, MatrixMut, Operands, Output, Shape,
+/// };
+/// use half::bf16;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let stream = Stream::new(&Context::new(0)?)?;
+/// let form = Form::Masked { slot_rows: 4, groups: 2, expected_rows: 2 };
+/// let (arithmetic, output) = (Arithmetic::Bf16, Output::F32);
+/// let plan = GemmPlan::new(GemmDesc { form, n: 16, k: 64, arithmetic, output, sms: 4 })?;
+/// let mut gemm = Gemm::new(stream.context(), plan)?;
+///
+/// let ones = |len| Buffer::from_slice(&stream, &vec![bf16::ONE; len]);
+/// let (a, b) = (ones(2 * 4 * 64)?, ones(2 * 16 * 64)?);
+/// let counts = Buffer::from_slice(&stream, &[3, 0])?;
+/// let mut d = Buffer::<f32>::zeroed(&stream, 2 * 4 * 16)?;
+/// let shape = |rows, columns| Shape { slots: 2, rows, columns };
+/// let mut operands = Operands {
+///     a: Matrix::bf16(&a, shape(4, 64))?,
+///     b: Matrix::bf16(&b, shape(16, 64))?,
+///     groups: Groups::Counts((&counts).into()),
+///     d: MatrixMut::f32(&mut d, shape(4, 16))?,
+/// };
+/// gemm.run(&stream, &mut operands)?;
+///
+/// let d = d.to_vec(&stream)?;
+/// assert!(d[..3 * 16].iter().all(|&value| value == 64.0));
+/// assert!(d[3 * 16..].iter().all(|&value| value == 0.0), "rows that no group owns stay");
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Gemm {
     plan: GemmPlan,
     kernel: Kernel,
-    bound: Option<(Key, GemmParams)>,
+    config: LaunchConfig,
+    /// What the addresses in `params` were encoded from; nothing before the first call.
+    bound: Option<Key>,
+    params: GemmParams,
 }
 
 impl Gemm {
     /// Loads the plan's kernel.
     ///
     /// # Errors
-    /// A driver error.
+    /// [`OperandError::PlanChanged`] when a field of the plan is not as [`GemmPlan::with_tile`] set
+    /// it, its other errors, or a driver error.
     pub fn new(context: &Arc<Context>, plan: GemmPlan) -> Result<Self, GemmError> {
+        // Its fields are public, and the kernel relies on what follows from them.
+        if GemmPlan::with_tile(plan.desc, plan.tile, plan.cluster)? != plan {
+            return Err(OperandError::PlanChanged.into());
+        }
+        let kernel = context.kernel(plan.tile.kernel)?;
+        let config = LaunchConfig {
+            pdl: true,
+            cluster: [plan.cluster[0] * plan.cluster[1], 1, 1],
+            ..LaunchConfig::new(&kernel, [plan.grid, 1, 1])
+        };
         Ok(Self {
             plan,
-            kernel: context.kernel(plan.tile.kernel)?,
+            kernel,
+            config,
             bound: None,
+            params: unbound(&plan),
         })
     }
 
@@ -99,7 +155,14 @@ impl Gemm {
 
     /// Enqueues the product on `stream` and returns; nothing is waited for.
     ///
-    /// Rows of D that no group owns are not written.
+    /// Rows of D that no group owns are not written. A plan without rows checks its operands and
+    /// launches nothing. The kernel may begin before the stream's previous kernel has ended
+    /// (programmatic dependent launch); it touches memory only afterwards, so the order is that of
+    /// the stream.
+    ///
+    /// Buffers may be dropped right after the call: freeing waits for the device. Until the stream is
+    /// past the call, other streams must not write what it reads: the product would be of no one
+    /// state, and groups that change while the kernel reads them may leave it waiting for ever.
     ///
     /// # Errors
     /// An operand of another shape, format or scaling than the plan's, D overlapping an input,
@@ -113,28 +176,58 @@ impl Gemm {
         if self.plan.grid == 0 {
             return Ok(());
         }
-        let key = Key {
+        self.bind(Key {
             a: operands.a.address(),
             b: operands.b.address(),
             scale_a: Scale::of(&operands.a.scales),
             scale_b: Scale::of(&operands.b.scales),
             groups,
             d: operands.d.address(),
-        };
-        let params = match self.bound {
-            Some((bound, params)) if bound == key => params,
-            _ => encode(&self.plan, &key)?,
-        };
-        self.bound = Some((key, params));
-        let config = LaunchConfig {
-            pdl: true,
-            cluster: [self.plan.cluster[0] * self.plan.cluster[1], 1, 1],
-            ..LaunchConfig::new(&self.kernel, [self.plan.grid, 1, 1])
-        };
+        })?;
         // SAFETY: (1) every range was checked against the plan's shape, and views are valid on the
         // stream's device; (2) and (3) are the contract of views: buffers wait for the device when
         // they are freed and are borrowed here, raw views promise it.
-        unsafe { stream.launch(&self.kernel, &config, &params) }?;
+        unsafe { stream.launch(&self.kernel, &self.config, &self.params) }?;
+        Ok(())
+    }
+
+    /// Encodes what is not as in the last call.
+    fn bind(&mut self, key: Key) -> Result<(), GemmError> {
+        if self.bound == Some(key) {
+            return Ok(());
+        }
+        // Should an encoding fail, nothing counts as bound.
+        let last = self.bound.take();
+        let (plan, params) = (&self.plan, &mut self.params);
+        let (desc, tile, [cluster_m, cluster_n]) = (&plan.desc, &plan.tile, plan.cluster);
+        let (form, wide) = (desc.form, u64::from);
+        let changed = |part: fn(&Key) -> u64| last.is_none_or(|last| part(&last) != part(&key));
+        let scale_changed =
+            |part: fn(&Key) -> Scale| last.is_none_or(|last| part(&last) != part(&key));
+        if changed(|key| key.a) {
+            let rows = wide(form.a_slots()) * wide(form.rows());
+            params.a = operand_map(plan, key.a, rows, tile.m / cluster_n)?;
+        }
+        if changed(|key| key.b) {
+            let rows = wide(form.b_slots()) * wide(desc.n);
+            params.b = operand_map(plan, key.b, rows, tile.n / cluster_m)?;
+        }
+        if scale_changed(|key| key.scale_a) {
+            params.scale_a = scale_map(plan, key.scale_a, [form.a_slots(), form.rows()], tile.m)?;
+            params.scale_a_values = key.scale_a.address;
+            params.scale_a_stride = channel_stride(plan, key.scale_a);
+        }
+        if scale_changed(|key| key.scale_b) {
+            params.scale_b = scale_map(plan, key.scale_b, [form.b_slots(), desc.n], tile.n)?;
+            params.scale_b_values = key.scale_b.address;
+            params.scale_b_stride = channel_stride(plan, key.scale_b);
+        }
+        if changed(|key| key.d) {
+            params.d = output_map(plan, key.d)?;
+            params.d_values = key.d;
+        }
+        params.groups = key.groups;
+        self.bound = Some(key);
         Ok(())
     }
 }
@@ -215,11 +308,7 @@ fn check_memory(stream: &Stream, operands: &Operands<'_>) -> Result<(), OperandE
         if !Arc::ptr_eq(context, stream.context()) {
             return Err(OperandError::WrongContext { what });
         }
-        if bytes.start < d.end && d.start < bytes.end {
-            let d = d.clone();
-            return Err(OperandError::Overlap { what, bytes, d });
-        }
-        Ok(())
+        disjoint(("D", &d), (what, &bytes))
     };
     check("D", d_context, 0..0)?;
     let sides = [
@@ -271,34 +360,22 @@ fn groups_address(plan: &GemmPlan, groups: Groups<'_>) -> Result<u64, OperandErr
 /// High word of a wgmma descriptor: 128-byte swizzle, 1024 bytes between groups of eight rows.
 const DESCRIPTOR_HIGH: u32 = 1 << 30 | 1024 >> 4;
 
-fn encode(plan: &GemmPlan, key: &Key) -> Result<GemmParams, GemmError> {
+/// Parameters of a plan whose operands are not known yet.
+fn unbound(plan: &GemmPlan) -> GemmParams {
     let desc = &plan.desc;
-    let (form, tile, [cluster_m, cluster_n]) = (desc.form, &plan.tile, plan.cluster);
-    let wide = u64::from;
-    let channel = matches!(desc.arithmetic, Arithmetic::Fp8Channel { .. });
-    let stride = |scale: Scale| if channel { scale.stride } else { 0 };
-    Ok(GemmParams {
-        a: operand_map(
-            plan,
-            key.a,
-            wide(form.a_slots()) * wide(form.rows()),
-            tile.m / cluster_n,
-        )?,
-        b: operand_map(
-            plan,
-            key.b,
-            wide(form.b_slots()) * wide(desc.n),
-            tile.n / cluster_m,
-        )?,
-        scale_a: scale_map(plan, key.scale_a, [form.a_slots(), form.rows()], tile.m)?,
-        scale_b: scale_map(plan, key.scale_b, [form.b_slots(), desc.n], tile.n)?,
-        d: output_map(plan, key.d)?,
-        scale_a_values: key.scale_a.address,
-        scale_b_values: key.scale_b.address,
-        d_values: key.d,
-        groups: key.groups,
+    let nothing = TensorMap::default();
+    GemmParams {
+        a: nothing,
+        b: nothing,
+        scale_a: nothing,
+        scale_b: nothing,
+        d: nothing,
+        scale_a_values: 0,
+        scale_b_values: 0,
+        d_values: 0,
+        groups: 0,
         descriptor_a: DESCRIPTOR_HIGH,
-        form: match form {
+        form: match desc.form {
             Form::Dense { .. } | Form::Batched { .. } => HADAL_GEMM_BATCHED,
             Form::Contiguous { .. } => HADAL_GEMM_CONTIGUOUS,
             Form::Offsets { .. } => HADAL_GEMM_OFFSETS,
@@ -306,18 +383,26 @@ fn encode(plan: &GemmPlan, key: &Key) -> Result<GemmParams, GemmError> {
             Form::KGrouped { .. } => HADAL_GEMM_K_GROUPED,
         },
         descriptor_b: DESCRIPTOR_HIGH,
-        m: form.rows(),
+        m: desc.form.rows(),
         n: desc.n,
         k_blocks: desc.k_blocks(),
-        group_count: form.groups(),
-        cluster_m,
-        cluster_n,
+        group_count: desc.form.groups(),
+        cluster_m: plan.cluster[0],
+        cluster_n: plan.cluster[1],
         band: plan.band,
         output_f32: u32::from(desc.output != Output::Bf16),
         accumulate: u32::from(desc.output == Output::AddF32),
-        scale_a_stride: stride(key.scale_a),
-        scale_b_stride: stride(key.scale_b),
-    })
+        scale_a_stride: 0,
+        scale_b_stride: 0,
+    }
+}
+
+/// Channel scales from one row to the next; 0 for one in all, and where scales are blocks.
+fn channel_stride(plan: &GemmPlan, scale: Scale) -> u32 {
+    match plan.desc.arithmetic {
+        Arithmetic::Fp8Channel { .. } => scale.stride,
+        _ => 0,
+    }
 }
 
 /// A or B: boxes of one stage.
@@ -333,7 +418,7 @@ fn operand_map(
         _ => Element::U8,
     };
     let (shape, tile) = ([rows, desc.k.into()], [box_rows, desc.arithmetic.stage_k()]);
-    let pitch = u64::from(desc.k * desc.arithmetic.element_bytes());
+    let pitch = u64::from(desc.k) * u64::from(desc.arithmetic.element_bytes());
     let map = TensorMapDesc::matrix(element, address, shape, pitch, tile, Swizzle::B128);
     Ok(map.encode()?)
 }
@@ -378,7 +463,7 @@ fn output_map(plan: &GemmPlan, address: u64) -> Result<TensorMap, GemmError> {
     };
     let rows = u64::from(desc.form.d_slots()) * u64::from(desc.form.rows());
     let (shape, tile) = ([rows, desc.n.into()], [16, 128 / bytes]);
-    let pitch = u64::from(desc.n * bytes);
+    let pitch = u64::from(desc.n) * u64::from(bytes);
     let map = TensorMapDesc::matrix(element, address, shape, pitch, tile, Swizzle::B128);
     Ok(map.encode()?)
 }

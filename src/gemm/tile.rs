@@ -74,62 +74,68 @@ const fn two_blocks(tile: Tile) -> Tile {
 impl Tile {
     /// All of them.
     pub const ALL: [Self; 19] = [
-        tile(E4M3_1D2D, [64, 128], 8, 94, "gemm_1d2d_e4m3_64x128"),
-        tile(E4M3_1D2D, [128, 128], 5, 94, "gemm_1d2d_e4m3_128x128"),
-        tile(E4M3_1D2D, [192, 128], 4, 94, "gemm_1d2d_e4m3_192x128"),
+        tile(E4M3_1D2D, [64, 128], 8, 89, "gemm_1d2d_e4m3_64x128"),
+        tile(E4M3_1D2D, [128, 128], 5, 90, "gemm_1d2d_e4m3_128x128"),
+        tile(E4M3_1D2D, [192, 128], 4, 90, "gemm_1d2d_e4m3_192x128"),
         two_blocks(tile(
             E4M3_1D2D,
             [256, 128],
             3,
-            187,
+            179,
             "gemm_1d2d_e4m3_256x128",
         )),
-        tile(E4M3_1D2D, [64, 192], 6, 134, "gemm_1d2d_e4m3_64x192"),
-        tile(E4M3_1D2D, [128, 192], 4, 134, "gemm_1d2d_e4m3_128x192"),
+        tile(E4M3_1D2D, [64, 192], 6, 130, "gemm_1d2d_e4m3_64x192"),
+        tile(E4M3_1D2D, [128, 192], 4, 132, "gemm_1d2d_e4m3_128x192"),
         swapped(tile(
             E4M3_1D2D,
             [8, 64],
             16,
-            60,
+            34,
             "gemm_1d2d_e4m3_swapped_8x64",
         )),
         swapped(tile(
             E4M3_1D2D,
             [16, 64],
             16,
-            68,
+            43,
             "gemm_1d2d_e4m3_swapped_16x64",
         )),
         swapped(tile(
             E4M3_1D2D,
             [32, 128],
             9,
-            82,
+            50,
             "gemm_1d2d_e4m3_swapped_32x128",
         )),
         swapped(tile(
             E4M3_1D2D,
             [64, 128],
             8,
-            110,
+            78,
             "gemm_1d2d_e4m3_swapped_64x128",
         )),
-        tile(E5M2_1D2D, [128, 128], 5, 94, "gemm_1d2d_e5m2_128x128"),
-        tile(E4M3_1D1D, [64, 128], 8, 171, "gemm_1d1d_e4m3_64x128"),
-        tile(E4M3_1D1D, [128, 128], 5, 172, "gemm_1d1d_e4m3_128x128"),
-        tile(E5M2_1D1D, [128, 128], 5, 172, "gemm_1d1d_e5m2_128x128"),
-        tile(E4M3_CHANNEL, [64, 128], 8, 87, "gemm_channel_e4m3_64x128"),
-        tile(E4M3_CHANNEL, [128, 128], 5, 87, "gemm_channel_e4m3_128x128"),
-        tile(E5M2_CHANNEL, [128, 128], 5, 87, "gemm_channel_e5m2_128x128"),
-        tile(Arithmetic::Bf16, [64, 128], 8, 23, "gemm_bf16_64x128"),
-        tile(Arithmetic::Bf16, [128, 128], 5, 23, "gemm_bf16_128x128"),
+        tile(E5M2_1D2D, [128, 128], 5, 90, "gemm_1d2d_e5m2_128x128"),
+        tile(E4M3_1D1D, [64, 128], 8, 165, "gemm_1d1d_e4m3_64x128"),
+        tile(E4M3_1D1D, [128, 128], 5, 167, "gemm_1d1d_e4m3_128x128"),
+        tile(E5M2_1D1D, [128, 128], 5, 167, "gemm_1d1d_e5m2_128x128"),
+        tile(E4M3_CHANNEL, [64, 128], 8, 84, "gemm_channel_e4m3_64x128"),
+        tile(E4M3_CHANNEL, [128, 128], 5, 84, "gemm_channel_e4m3_128x128"),
+        tile(E5M2_CHANNEL, [128, 128], 5, 84, "gemm_channel_e5m2_128x128"),
+        tile(Arithmetic::Bf16, [64, 128], 8, 20, "gemm_bf16_64x128"),
+        tile(Arithmetic::Bf16, [128, 128], 5, 21, "gemm_bf16_128x128"),
     ];
 
-    /// The tiles that can compute a form with an arithmetic, smallest first.
+    /// The tiles that can compute a form with an arithmetic, smallest first. Groups along K need the
+    /// scales of both operands along K: 1d1d.
     pub fn candidates(arithmetic: Arithmetic, form: Form) -> impl Iterator<Item = Self> {
         let fits = move |tile: &Self| {
             let whole = GROUP_ALIGNMENT.is_multiple_of(tile.m);
-            tile.arithmetic == arithmetic && (whole || !matches!(form, Form::Contiguous { .. }))
+            let possible = match form {
+                Form::Contiguous { .. } => whole,
+                Form::KGrouped { .. } => matches!(arithmetic, Arithmetic::Fp8Block1d1d { .. }),
+                _ => true,
+            };
+            tile.arithmetic == arithmetic && possible
         };
         Self::ALL.into_iter().filter(fits)
     }

@@ -17,7 +17,12 @@ use bytemuck::Pod;
 use super::error::OperandError;
 use crate::device::{Buffer, Context};
 
-/// `len` elements of `T` in device memory that kernels may read.
+/// `len` elements of `T` in device memory that kernels may read: a [`Buffer`], a part of one
+/// ([`Self::slice`]), or memory from elsewhere ([`Self::from_raw`]).
+///
+/// A view of a buffer is borrowed for the call that it is given to, not until the kernel has ended:
+/// freeing the buffer waits for that. Two views of one piece of memory that is mapped at several
+/// addresses are not known to overlap.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a, T> {
     context: &'a Arc<Context>,
@@ -26,7 +31,7 @@ pub struct View<'a, T> {
     element: PhantomData<&'a [T]>,
 }
 
-/// `len` elements of `T` in device memory that kernels may write.
+/// `len` elements of `T` in device memory that kernels may write: as [`View`], borrowed mutably.
 #[derive(Debug)]
 pub struct ViewMut<'a, T> {
     context: &'a Arc<Context>,
@@ -72,7 +77,7 @@ impl<'a, T: Pod> View<'a, T> {
 
     /// Bytes from the first element to one past the last, as device addresses.
     pub(crate) fn bytes(&self) -> Range<u64> {
-        self.address..self.address + (self.len * size_of::<T>()) as u64
+        bytes::<T>(self.address, self.len)
     }
 
     pub(crate) fn context(&self) -> &'a Arc<Context> {
@@ -130,7 +135,7 @@ impl<'a, T: Pod> ViewMut<'a, T> {
 
     /// Bytes from the first element to one past the last, as device addresses.
     pub(crate) fn bytes(&self) -> Range<u64> {
-        self.address..self.address + (self.len * size_of::<T>()) as u64
+        bytes::<T>(self.address, self.len)
     }
 
     pub(crate) fn context(&self) -> &'a Arc<Context> {
@@ -169,6 +174,11 @@ impl<'a, T: Pod> From<&'a mut Buffer<T>> for ViewMut<'a, T> {
     }
 }
 
+/// Saturates for a raw view that its maker described wrongly.
+fn bytes<T>(address: u64, len: usize) -> Range<u64> {
+    address..address.saturating_add(len.saturating_mul(size_of::<T>()) as u64)
+}
+
 fn slice<T>(address: u64, len: usize, range: Range<usize>) -> Result<(u64, usize), OperandError> {
     let Range { start, end } = range;
     if start > end || end > len {
@@ -191,6 +201,9 @@ fn check(
             found,
             expected,
         });
+    }
+    if address == 0 && found > 0 {
+        return Err(OperandError::Null { what, len: found });
     }
     if !address.is_multiple_of(of) {
         return Err(OperandError::Alignment { what, address, of });

@@ -6,19 +6,23 @@ pub const HADAL_EP_DISPATCH_SEND: u32 = 0;
 pub const HADAL_EP_DISPATCH_RECV: u32 = 1;
 pub const HADAL_EP_COMBINE_SEND: u32 = 2;
 pub const HADAL_EP_COMBINE_RECV: u32 = 3;
+pub const HADAL_EP_COUNT: u32 = 4;
 pub const HADAL_EP_PHASE_DISPATCH_CREDIT: u32 = 1;
 pub const HADAL_EP_PHASE_DISPATCH_SIGNAL: u32 = 2;
 pub const HADAL_EP_PHASE_COMBINE_CREDIT: u32 = 3;
 pub const HADAL_EP_PHASE_COMBINE_SIGNAL: u32 = 4;
 pub const HADAL_EP_PHASE_ROUTING: u32 = 5;
 pub const HADAL_EP_PHASE_PLACEMENT: u32 = 6;
+pub const HADAL_EP_PHASE_COUNTS: u32 = 7;
 pub const HADAL_EP_FAULT_NONE: u32 = 0;
 pub const HADAL_EP_FAULT_TIMEOUT: u32 = 1;
 pub const HADAL_EP_FAULT_POISONED: u32 = 2;
 pub const HADAL_EP_FAULT_INDEX: u32 = 3;
-pub const HADAL_EP_FAULT_SLOTS: u32 = 4;
-pub const HADAL_EP_FAULT_ROWS: u32 = 5;
-pub const HADAL_EP_FAULT_PROTOCOL: u32 = 6;
+pub const HADAL_EP_FAULT_ROWS: u32 = 4;
+pub const HADAL_EP_FAULT_PROTOCOL: u32 = 5;
+pub const HADAL_EP_WAIT_BINS: u32 = 32;
+pub const HADAL_EP_SPANS: u32 = 32;
+pub const HADAL_EP_THROUGHPUT_MAX_EXPERTS: u32 = 1024;
 pub const HADAL_GEMM_BATCHED: u32 = 0;
 pub const HADAL_GEMM_MASKED: u32 = 1;
 pub const HADAL_GEMM_CONTIGUOUS: u32 = 2;
@@ -27,6 +31,22 @@ pub const HADAL_GEMM_K_GROUPED: u32 = 4;
 pub const HADAL_ROUTE_MAX_EXPERTS: u32 = 256;
 pub const HADAL_ROUTE_MAX_GROUPS: u32 = 32;
 pub const HADAL_ROUTE_MAX_TOP_K: u32 = 16;
+pub const HADAL_NVLINK_MAX_RANKS: u32 = 64;
+pub const HADAL_NVLINK_SET: u32 = 0;
+pub const HADAL_NVLINK_ADD: u32 = 1;
+pub const HADAL_NVLINK_AT_LEAST: u32 = 0;
+pub const HADAL_NVLINK_EQUAL: u32 = 1;
+pub const HADAL_NVLINK_COUNT: u32 = 2;
+pub const HADAL_NVLINK_FAULT_NONE: u32 = 0;
+pub const HADAL_NVLINK_FAULT_TIMEOUT: u32 = 1;
+pub const HADAL_NVLINK_FAULT_POISONED: u32 = 2;
+pub const HADAL_NVLINK_FAULT_PROTOCOL: u32 = 3;
+pub const HADAL_NVLINK_OP_WAIT: u32 = 1;
+pub const HADAL_NVLINK_OP_BARRIER: u32 = 2;
+pub const HADAL_NVLINK_OP_GATHER_CREDIT: u32 = 3;
+pub const HADAL_NVLINK_OP_GATHER_SIGNAL: u32 = 4;
+pub const HADAL_QUANT_E5M2: u32 = 1;
+pub const HADAL_QUANT_POWER_OF_TWO: u32 = 2;
 #[doc = " Host-visible, one per rank, written at most once (kind last, release.sys), except `abandoned`."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -59,25 +79,66 @@ const _: () = {
     ["Offset of field: EpFault::waited_ns"][::core::mem::offset_of!(EpFault, waited_ns) - 48usize];
     ["Offset of field: EpFault::abandoned"][::core::mem::offset_of!(EpFault, abandoned) - 56usize];
 };
+#[doc = " What a rank has had to do with a peer."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct EpPeerStats {
+    #[doc = " waits for a word of the peer, by their time"]
+    pub waits: [u64; 32usize],
+    #[doc = " rows sent to it"]
+    pub dispatched: u64,
+    pub combined: u64,
+}
+const _: () = {
+    ["Size of EpPeerStats"][::core::mem::size_of::<EpPeerStats>() - 272usize];
+    ["Alignment of EpPeerStats"][::core::mem::align_of::<EpPeerStats>() - 8usize];
+    ["Offset of field: EpPeerStats::waits"][::core::mem::offset_of!(EpPeerStats, waits) - 0usize];
+    ["Offset of field: EpPeerStats::dispatched"]
+        [::core::mem::offset_of!(EpPeerStats, dispatched) - 256usize];
+    ["Offset of field: EpPeerStats::combined"]
+        [::core::mem::offset_of!(EpPeerStats, combined) - 264usize];
+};
+#[doc = " When a kernel worked on a round, by the global timer."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct EpSpan {
+    pub epoch: u64,
+    #[doc = " its first CTA"]
+    pub begin_ns: u64,
+    #[doc = " the arrival of its last one"]
+    pub end_ns: u64,
+}
+const _: () = {
+    ["Size of EpSpan"][::core::mem::size_of::<EpSpan>() - 24usize];
+    ["Alignment of EpSpan"][::core::mem::align_of::<EpSpan>() - 8usize];
+    ["Offset of field: EpSpan::epoch"][::core::mem::offset_of!(EpSpan, epoch) - 0usize];
+    ["Offset of field: EpSpan::begin_ns"][::core::mem::offset_of!(EpSpan, begin_ns) - 8usize];
+    ["Offset of field: EpSpan::end_ns"][::core::mem::offset_of!(EpSpan, end_ns) - 16usize];
+};
 #[doc = " Private device memory of one rank; zeroed at creation, then written by kernels only."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct EpState {
     #[doc = " completed launches, by kernel"]
-    pub epoch: [u64; 4usize],
+    pub epoch: [u64; 6usize],
     #[doc = " CTAs of the running launch that have finished, by kernel"]
-    pub arrived: [u32; 4usize],
+    pub arrived: [u32; 6usize],
     #[doc = " 0, or the kind of the fault raised"]
     pub abort: u32,
-    pub reserved: [u32; 3usize],
+    pub reserved: [u32; 5usize],
+    pub peers: [EpPeerStats; 16usize],
+    #[doc = " by kernel, then epoch modulo their number"]
+    pub spans: [[EpSpan; 32usize]; 5usize],
 }
 const _: () = {
-    ["Size of EpState"][::core::mem::size_of::<EpState>() - 64usize];
+    ["Size of EpState"][::core::mem::size_of::<EpState>() - 8288usize];
     ["Alignment of EpState"][::core::mem::align_of::<EpState>() - 8usize];
     ["Offset of field: EpState::epoch"][::core::mem::offset_of!(EpState, epoch) - 0usize];
-    ["Offset of field: EpState::arrived"][::core::mem::offset_of!(EpState, arrived) - 32usize];
-    ["Offset of field: EpState::abort"][::core::mem::offset_of!(EpState, abort) - 48usize];
-    ["Offset of field: EpState::reserved"][::core::mem::offset_of!(EpState, reserved) - 52usize];
+    ["Offset of field: EpState::arrived"][::core::mem::offset_of!(EpState, arrived) - 48usize];
+    ["Offset of field: EpState::abort"][::core::mem::offset_of!(EpState, abort) - 72usize];
+    ["Offset of field: EpState::reserved"][::core::mem::offset_of!(EpState, reserved) - 76usize];
+    ["Offset of field: EpState::peers"][::core::mem::offset_of!(EpState, peers) - 96usize];
+    ["Offset of field: EpState::spans"][::core::mem::offset_of!(EpState, spans) - 4448usize];
 };
 #[doc = " Where a received row came from."]
 #[repr(C)]
@@ -134,10 +195,14 @@ pub struct EpLatency {
     pub scales: u32,
     #[doc = " header + payload + scales, rounded up to 16"]
     pub slot_bytes: u32,
+    #[doc = " f32 scales per combined row; 0 for BF16"]
+    pub combine_scales: u32,
+    #[doc = " of one combined row: BF16, or E4M3 codes and scales, rounded up to 16"]
+    pub combine_slot_bytes: u32,
     pub reserved: u32,
 }
 const _: () = {
-    ["Size of EpLatency"][::core::mem::size_of::<EpLatency>() - 144usize];
+    ["Size of EpLatency"][::core::mem::size_of::<EpLatency>() - 152usize];
     ["Alignment of EpLatency"][::core::mem::align_of::<EpLatency>() - 8usize];
     ["Offset of field: EpLatency::heap"][::core::mem::offset_of!(EpLatency, heap) - 0usize];
     ["Offset of field: EpLatency::heap_stride"]
@@ -175,8 +240,12 @@ const _: () = {
     ["Offset of field: EpLatency::scales"][::core::mem::offset_of!(EpLatency, scales) - 132usize];
     ["Offset of field: EpLatency::slot_bytes"]
         [::core::mem::offset_of!(EpLatency, slot_bytes) - 136usize];
+    ["Offset of field: EpLatency::combine_scales"]
+        [::core::mem::offset_of!(EpLatency, combine_scales) - 140usize];
+    ["Offset of field: EpLatency::combine_slot_bytes"]
+        [::core::mem::offset_of!(EpLatency, combine_slot_bytes) - 144usize];
     ["Offset of field: EpLatency::reserved"]
-        [::core::mem::offset_of!(EpLatency, reserved) - 140usize];
+        [::core::mem::offset_of!(EpLatency, reserved) - 148usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
@@ -192,20 +261,20 @@ pub struct EpDispatchSendParams {
     pub reserved: u32,
 }
 const _: () = {
-    ["Size of EpDispatchSendParams"][::core::mem::size_of::<EpDispatchSendParams>() - 176usize];
+    ["Size of EpDispatchSendParams"][::core::mem::size_of::<EpDispatchSendParams>() - 184usize];
     ["Alignment of EpDispatchSendParams"][::core::mem::align_of::<EpDispatchSendParams>() - 8usize];
     ["Offset of field: EpDispatchSendParams::ep"]
         [::core::mem::offset_of!(EpDispatchSendParams, ep) - 0usize];
     ["Offset of field: EpDispatchSendParams::x"]
-        [::core::mem::offset_of!(EpDispatchSendParams, x) - 144usize];
+        [::core::mem::offset_of!(EpDispatchSendParams, x) - 152usize];
     ["Offset of field: EpDispatchSendParams::x_scales"]
-        [::core::mem::offset_of!(EpDispatchSendParams, x_scales) - 152usize];
+        [::core::mem::offset_of!(EpDispatchSendParams, x_scales) - 160usize];
     ["Offset of field: EpDispatchSendParams::topk_idx"]
-        [::core::mem::offset_of!(EpDispatchSendParams, topk_idx) - 160usize];
+        [::core::mem::offset_of!(EpDispatchSendParams, topk_idx) - 168usize];
     ["Offset of field: EpDispatchSendParams::tokens"]
-        [::core::mem::offset_of!(EpDispatchSendParams, tokens) - 168usize];
+        [::core::mem::offset_of!(EpDispatchSendParams, tokens) - 176usize];
     ["Offset of field: EpDispatchSendParams::reserved"]
-        [::core::mem::offset_of!(EpDispatchSendParams, reserved) - 172usize];
+        [::core::mem::offset_of!(EpDispatchSendParams, reserved) - 180usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
@@ -224,22 +293,22 @@ pub struct EpDispatchRecvParams {
     pub reserved: u32,
 }
 const _: () = {
-    ["Size of EpDispatchRecvParams"][::core::mem::size_of::<EpDispatchRecvParams>() - 184usize];
+    ["Size of EpDispatchRecvParams"][::core::mem::size_of::<EpDispatchRecvParams>() - 192usize];
     ["Alignment of EpDispatchRecvParams"][::core::mem::align_of::<EpDispatchRecvParams>() - 8usize];
     ["Offset of field: EpDispatchRecvParams::ep"]
         [::core::mem::offset_of!(EpDispatchRecvParams, ep) - 0usize];
     ["Offset of field: EpDispatchRecvParams::x"]
-        [::core::mem::offset_of!(EpDispatchRecvParams, x) - 144usize];
+        [::core::mem::offset_of!(EpDispatchRecvParams, x) - 152usize];
     ["Offset of field: EpDispatchRecvParams::x_scales"]
-        [::core::mem::offset_of!(EpDispatchRecvParams, x_scales) - 152usize];
+        [::core::mem::offset_of!(EpDispatchRecvParams, x_scales) - 160usize];
     ["Offset of field: EpDispatchRecvParams::counts"]
-        [::core::mem::offset_of!(EpDispatchRecvParams, counts) - 160usize];
+        [::core::mem::offset_of!(EpDispatchRecvParams, counts) - 168usize];
     ["Offset of field: EpDispatchRecvParams::source"]
-        [::core::mem::offset_of!(EpDispatchRecvParams, source) - 168usize];
+        [::core::mem::offset_of!(EpDispatchRecvParams, source) - 176usize];
     ["Offset of field: EpDispatchRecvParams::abandon"]
-        [::core::mem::offset_of!(EpDispatchRecvParams, abandon) - 176usize];
+        [::core::mem::offset_of!(EpDispatchRecvParams, abandon) - 184usize];
     ["Offset of field: EpDispatchRecvParams::reserved"]
-        [::core::mem::offset_of!(EpDispatchRecvParams, reserved) - 180usize];
+        [::core::mem::offset_of!(EpDispatchRecvParams, reserved) - 188usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
@@ -256,20 +325,20 @@ pub struct EpCombineSendParams {
     pub reserved: u32,
 }
 const _: () = {
-    ["Size of EpCombineSendParams"][::core::mem::size_of::<EpCombineSendParams>() - 176usize];
+    ["Size of EpCombineSendParams"][::core::mem::size_of::<EpCombineSendParams>() - 184usize];
     ["Alignment of EpCombineSendParams"][::core::mem::align_of::<EpCombineSendParams>() - 8usize];
     ["Offset of field: EpCombineSendParams::ep"]
         [::core::mem::offset_of!(EpCombineSendParams, ep) - 0usize];
     ["Offset of field: EpCombineSendParams::y"]
-        [::core::mem::offset_of!(EpCombineSendParams, y) - 144usize];
+        [::core::mem::offset_of!(EpCombineSendParams, y) - 152usize];
     ["Offset of field: EpCombineSendParams::counts"]
-        [::core::mem::offset_of!(EpCombineSendParams, counts) - 152usize];
+        [::core::mem::offset_of!(EpCombineSendParams, counts) - 160usize];
     ["Offset of field: EpCombineSendParams::source"]
-        [::core::mem::offset_of!(EpCombineSendParams, source) - 160usize];
+        [::core::mem::offset_of!(EpCombineSendParams, source) - 168usize];
     ["Offset of field: EpCombineSendParams::abandon"]
-        [::core::mem::offset_of!(EpCombineSendParams, abandon) - 168usize];
+        [::core::mem::offset_of!(EpCombineSendParams, abandon) - 176usize];
     ["Offset of field: EpCombineSendParams::reserved"]
-        [::core::mem::offset_of!(EpCombineSendParams, reserved) - 172usize];
+        [::core::mem::offset_of!(EpCombineSendParams, reserved) - 180usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
@@ -286,20 +355,280 @@ pub struct EpCombineRecvParams {
     pub abandon: u32,
 }
 const _: () = {
-    ["Size of EpCombineRecvParams"][::core::mem::size_of::<EpCombineRecvParams>() - 176usize];
+    ["Size of EpCombineRecvParams"][::core::mem::size_of::<EpCombineRecvParams>() - 184usize];
     ["Alignment of EpCombineRecvParams"][::core::mem::align_of::<EpCombineRecvParams>() - 8usize];
     ["Offset of field: EpCombineRecvParams::ep"]
         [::core::mem::offset_of!(EpCombineRecvParams, ep) - 0usize];
     ["Offset of field: EpCombineRecvParams::topk_idx"]
-        [::core::mem::offset_of!(EpCombineRecvParams, topk_idx) - 144usize];
+        [::core::mem::offset_of!(EpCombineRecvParams, topk_idx) - 152usize];
     ["Offset of field: EpCombineRecvParams::weights"]
-        [::core::mem::offset_of!(EpCombineRecvParams, weights) - 152usize];
+        [::core::mem::offset_of!(EpCombineRecvParams, weights) - 160usize];
     ["Offset of field: EpCombineRecvParams::out"]
-        [::core::mem::offset_of!(EpCombineRecvParams, out) - 160usize];
+        [::core::mem::offset_of!(EpCombineRecvParams, out) - 168usize];
     ["Offset of field: EpCombineRecvParams::tokens"]
-        [::core::mem::offset_of!(EpCombineRecvParams, tokens) - 168usize];
+        [::core::mem::offset_of!(EpCombineRecvParams, tokens) - 176usize];
     ["Offset of field: EpCombineRecvParams::abandon"]
-        [::core::mem::offset_of!(EpCombineRecvParams, abandon) - 172usize];
+        [::core::mem::offset_of!(EpCombineRecvParams, abandon) - 180usize];
+};
+#[doc = " What the five kernels have in common."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct EpThroughput {
+    pub heap: u64,
+    pub heap_stride: u64,
+    #[doc = " struct hadal_ep_state of this rank"]
+    pub state: u64,
+    #[doc = " struct hadal_ep_fault of this rank"]
+    pub fault: u64,
+    pub timeout_ns: u64,
+    #[doc = " Offsets in a window; indices in docs/protocol.md."]
+    pub counts: u64,
+    pub count_signal: u64,
+    pub dispatch_signal: u64,
+    pub combine_signal: u64,
+    pub poison: u64,
+    pub rows: u64,
+    pub results: u64,
+    #[doc = " int32 \\[2\\]\\[max_tokens\\]\\[topk\\]: copy of topk_idx"]
+    pub routing: u64,
+    #[doc = " f32 \\[2\\]\\[max_tokens\\]\\[topk\\]: copy"]
+    pub weights: u64,
+    #[doc = " uint32 \\[max_tokens\\]\\[topk\\]: place among its chunk's entries of its expert"]
+    pub entry_at: u64,
+    #[doc = " uint32 \\[max_tokens\\]\\[ranks\\]: place among its chunk's rows for the rank"]
+    pub row_at: u64,
+    #[doc = " uint32 \\[chunks\\]\\[experts + ranks\\]: of the chunks before, together"]
+    pub chunks: u64,
+    pub rank: u32,
+    pub ranks: u32,
+    #[doc = " global"]
+    pub experts: u32,
+    pub topk: u32,
+    #[doc = " of any rank in one round"]
+    pub max_tokens: u32,
+    #[doc = " places in `rows` per buffer"]
+    pub max_recv_rows: u32,
+    #[doc = " rows of the expert-contiguous buffer"]
+    pub max_rows: u32,
+    #[doc = " of the first row of an expert in it"]
+    pub alignment: u32,
+    #[doc = " tokens that one warp of `count` takes"]
+    pub chunk_tokens: u32,
+    #[doc = " elements per row"]
+    pub hidden: u32,
+    #[doc = " of one dispatched row; a multiple of 16"]
+    pub payload_bytes: u32,
+    #[doc = " f32 scales per dispatched row; 0 for BF16"]
+    pub scales: u32,
+    #[doc = " payload + header + scales, rounded up to 16"]
+    pub slot_bytes: u32,
+    #[doc = " 1: one result per token and rank; 0: one per entry"]
+    pub per_rank: u32,
+}
+const _: () = {
+    ["Size of EpThroughput"][::core::mem::size_of::<EpThroughput>() - 192usize];
+    ["Alignment of EpThroughput"][::core::mem::align_of::<EpThroughput>() - 8usize];
+    ["Offset of field: EpThroughput::heap"][::core::mem::offset_of!(EpThroughput, heap) - 0usize];
+    ["Offset of field: EpThroughput::heap_stride"]
+        [::core::mem::offset_of!(EpThroughput, heap_stride) - 8usize];
+    ["Offset of field: EpThroughput::state"]
+        [::core::mem::offset_of!(EpThroughput, state) - 16usize];
+    ["Offset of field: EpThroughput::fault"]
+        [::core::mem::offset_of!(EpThroughput, fault) - 24usize];
+    ["Offset of field: EpThroughput::timeout_ns"]
+        [::core::mem::offset_of!(EpThroughput, timeout_ns) - 32usize];
+    ["Offset of field: EpThroughput::counts"]
+        [::core::mem::offset_of!(EpThroughput, counts) - 40usize];
+    ["Offset of field: EpThroughput::count_signal"]
+        [::core::mem::offset_of!(EpThroughput, count_signal) - 48usize];
+    ["Offset of field: EpThroughput::dispatch_signal"]
+        [::core::mem::offset_of!(EpThroughput, dispatch_signal) - 56usize];
+    ["Offset of field: EpThroughput::combine_signal"]
+        [::core::mem::offset_of!(EpThroughput, combine_signal) - 64usize];
+    ["Offset of field: EpThroughput::poison"]
+        [::core::mem::offset_of!(EpThroughput, poison) - 72usize];
+    ["Offset of field: EpThroughput::rows"][::core::mem::offset_of!(EpThroughput, rows) - 80usize];
+    ["Offset of field: EpThroughput::results"]
+        [::core::mem::offset_of!(EpThroughput, results) - 88usize];
+    ["Offset of field: EpThroughput::routing"]
+        [::core::mem::offset_of!(EpThroughput, routing) - 96usize];
+    ["Offset of field: EpThroughput::weights"]
+        [::core::mem::offset_of!(EpThroughput, weights) - 104usize];
+    ["Offset of field: EpThroughput::entry_at"]
+        [::core::mem::offset_of!(EpThroughput, entry_at) - 112usize];
+    ["Offset of field: EpThroughput::row_at"]
+        [::core::mem::offset_of!(EpThroughput, row_at) - 120usize];
+    ["Offset of field: EpThroughput::chunks"]
+        [::core::mem::offset_of!(EpThroughput, chunks) - 128usize];
+    ["Offset of field: EpThroughput::rank"][::core::mem::offset_of!(EpThroughput, rank) - 136usize];
+    ["Offset of field: EpThroughput::ranks"]
+        [::core::mem::offset_of!(EpThroughput, ranks) - 140usize];
+    ["Offset of field: EpThroughput::experts"]
+        [::core::mem::offset_of!(EpThroughput, experts) - 144usize];
+    ["Offset of field: EpThroughput::topk"][::core::mem::offset_of!(EpThroughput, topk) - 148usize];
+    ["Offset of field: EpThroughput::max_tokens"]
+        [::core::mem::offset_of!(EpThroughput, max_tokens) - 152usize];
+    ["Offset of field: EpThroughput::max_recv_rows"]
+        [::core::mem::offset_of!(EpThroughput, max_recv_rows) - 156usize];
+    ["Offset of field: EpThroughput::max_rows"]
+        [::core::mem::offset_of!(EpThroughput, max_rows) - 160usize];
+    ["Offset of field: EpThroughput::alignment"]
+        [::core::mem::offset_of!(EpThroughput, alignment) - 164usize];
+    ["Offset of field: EpThroughput::chunk_tokens"]
+        [::core::mem::offset_of!(EpThroughput, chunk_tokens) - 168usize];
+    ["Offset of field: EpThroughput::hidden"]
+        [::core::mem::offset_of!(EpThroughput, hidden) - 172usize];
+    ["Offset of field: EpThroughput::payload_bytes"]
+        [::core::mem::offset_of!(EpThroughput, payload_bytes) - 176usize];
+    ["Offset of field: EpThroughput::scales"]
+        [::core::mem::offset_of!(EpThroughput, scales) - 180usize];
+    ["Offset of field: EpThroughput::slot_bytes"]
+        [::core::mem::offset_of!(EpThroughput, slot_bytes) - 184usize];
+    ["Offset of field: EpThroughput::per_rank"]
+        [::core::mem::offset_of!(EpThroughput, per_rank) - 188usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
+pub struct EpTpCountParams {
+    pub ep: EpThroughput,
+    #[doc = " int32 \\[tokens\\]\\[topk\\]"]
+    pub topk_idx: u64,
+    #[doc = " f32 \\[tokens\\]\\[topk\\]"]
+    pub weights: u64,
+    pub tokens: u32,
+    pub reserved: u32,
+}
+const _: () = {
+    ["Size of EpTpCountParams"][::core::mem::size_of::<EpTpCountParams>() - 216usize];
+    ["Alignment of EpTpCountParams"][::core::mem::align_of::<EpTpCountParams>() - 8usize];
+    ["Offset of field: EpTpCountParams::ep"][::core::mem::offset_of!(EpTpCountParams, ep) - 0usize];
+    ["Offset of field: EpTpCountParams::topk_idx"]
+        [::core::mem::offset_of!(EpTpCountParams, topk_idx) - 192usize];
+    ["Offset of field: EpTpCountParams::weights"]
+        [::core::mem::offset_of!(EpTpCountParams, weights) - 200usize];
+    ["Offset of field: EpTpCountParams::tokens"]
+        [::core::mem::offset_of!(EpTpCountParams, tokens) - 208usize];
+    ["Offset of field: EpTpCountParams::reserved"]
+        [::core::mem::offset_of!(EpTpCountParams, reserved) - 212usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
+pub struct EpTpDispatchSendParams {
+    pub ep: EpThroughput,
+    #[doc = " \\[tokens\\]\\[payload_bytes\\], 16-byte aligned"]
+    pub x: u64,
+    #[doc = " f32 \\[tokens\\]\\[scales\\]; unused when scales == 0"]
+    pub x_scales: u64,
+    pub tokens: u32,
+    pub reserved: u32,
+}
+const _: () = {
+    ["Size of EpTpDispatchSendParams"][::core::mem::size_of::<EpTpDispatchSendParams>() - 216usize];
+    ["Alignment of EpTpDispatchSendParams"]
+        [::core::mem::align_of::<EpTpDispatchSendParams>() - 8usize];
+    ["Offset of field: EpTpDispatchSendParams::ep"]
+        [::core::mem::offset_of!(EpTpDispatchSendParams, ep) - 0usize];
+    ["Offset of field: EpTpDispatchSendParams::x"]
+        [::core::mem::offset_of!(EpTpDispatchSendParams, x) - 192usize];
+    ["Offset of field: EpTpDispatchSendParams::x_scales"]
+        [::core::mem::offset_of!(EpTpDispatchSendParams, x_scales) - 200usize];
+    ["Offset of field: EpTpDispatchSendParams::tokens"]
+        [::core::mem::offset_of!(EpTpDispatchSendParams, tokens) - 208usize];
+    ["Offset of field: EpTpDispatchSendParams::reserved"]
+        [::core::mem::offset_of!(EpTpDispatchSendParams, reserved) - 212usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
+pub struct EpTpDispatchRecvParams {
+    pub ep: EpThroughput,
+    #[doc = " \\[max_rows\\]\\[payload_bytes\\], 16-byte aligned"]
+    pub x: u64,
+    #[doc = " f32 \\[scales\\]\\[max_rows rounded up to 4\\]"]
+    pub x_scales: u64,
+    #[doc = " int32 \\[local experts + 1\\]"]
+    pub offsets: u64,
+    #[doc = " int32 \\[local experts\\]"]
+    pub counts: u64,
+    #[doc = " int32 \\[max_rows\\]: local expert, or -1"]
+    pub index: u64,
+    #[doc = " struct hadal_ep_source \\[max_rows\\]"]
+    pub source: u64,
+    #[doc = " f32 \\[max_rows\\]"]
+    pub weights: u64,
+    #[doc = " 1: copy nothing, write nothing"]
+    pub abandon: u32,
+    pub reserved: u32,
+}
+const _: () = {
+    ["Size of EpTpDispatchRecvParams"][::core::mem::size_of::<EpTpDispatchRecvParams>() - 256usize];
+    ["Alignment of EpTpDispatchRecvParams"]
+        [::core::mem::align_of::<EpTpDispatchRecvParams>() - 8usize];
+    ["Offset of field: EpTpDispatchRecvParams::ep"]
+        [::core::mem::offset_of!(EpTpDispatchRecvParams, ep) - 0usize];
+    ["Offset of field: EpTpDispatchRecvParams::x"]
+        [::core::mem::offset_of!(EpTpDispatchRecvParams, x) - 192usize];
+    ["Offset of field: EpTpDispatchRecvParams::x_scales"]
+        [::core::mem::offset_of!(EpTpDispatchRecvParams, x_scales) - 200usize];
+    ["Offset of field: EpTpDispatchRecvParams::offsets"]
+        [::core::mem::offset_of!(EpTpDispatchRecvParams, offsets) - 208usize];
+    ["Offset of field: EpTpDispatchRecvParams::counts"]
+        [::core::mem::offset_of!(EpTpDispatchRecvParams, counts) - 216usize];
+    ["Offset of field: EpTpDispatchRecvParams::index"]
+        [::core::mem::offset_of!(EpTpDispatchRecvParams, index) - 224usize];
+    ["Offset of field: EpTpDispatchRecvParams::source"]
+        [::core::mem::offset_of!(EpTpDispatchRecvParams, source) - 232usize];
+    ["Offset of field: EpTpDispatchRecvParams::weights"]
+        [::core::mem::offset_of!(EpTpDispatchRecvParams, weights) - 240usize];
+    ["Offset of field: EpTpDispatchRecvParams::abandon"]
+        [::core::mem::offset_of!(EpTpDispatchRecvParams, abandon) - 248usize];
+    ["Offset of field: EpTpDispatchRecvParams::reserved"]
+        [::core::mem::offset_of!(EpTpDispatchRecvParams, reserved) - 252usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
+pub struct EpTpCombineSendParams {
+    pub ep: EpThroughput,
+    #[doc = " BF16 \\[max_rows\\]\\[hidden\\], 16-byte aligned"]
+    pub y: u64,
+    #[doc = " 1: send no rows, signal \"abandoned\""]
+    pub abandon: u32,
+    pub reserved: u32,
+}
+const _: () = {
+    ["Size of EpTpCombineSendParams"][::core::mem::size_of::<EpTpCombineSendParams>() - 208usize];
+    ["Alignment of EpTpCombineSendParams"]
+        [::core::mem::align_of::<EpTpCombineSendParams>() - 8usize];
+    ["Offset of field: EpTpCombineSendParams::ep"]
+        [::core::mem::offset_of!(EpTpCombineSendParams, ep) - 0usize];
+    ["Offset of field: EpTpCombineSendParams::y"]
+        [::core::mem::offset_of!(EpTpCombineSendParams, y) - 192usize];
+    ["Offset of field: EpTpCombineSendParams::abandon"]
+        [::core::mem::offset_of!(EpTpCombineSendParams, abandon) - 200usize];
+    ["Offset of field: EpTpCombineSendParams::reserved"]
+        [::core::mem::offset_of!(EpTpCombineSendParams, reserved) - 204usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
+pub struct EpTpCombineRecvParams {
+    pub ep: EpThroughput,
+    #[doc = " F32 or BF16 \\[tokens\\]\\[hidden\\] by instance, 16-byte aligned"]
+    pub out: u64,
+    pub tokens: u32,
+    #[doc = " 1: write no output"]
+    pub abandon: u32,
+}
+const _: () = {
+    ["Size of EpTpCombineRecvParams"][::core::mem::size_of::<EpTpCombineRecvParams>() - 208usize];
+    ["Alignment of EpTpCombineRecvParams"]
+        [::core::mem::align_of::<EpTpCombineRecvParams>() - 8usize];
+    ["Offset of field: EpTpCombineRecvParams::ep"]
+        [::core::mem::offset_of!(EpTpCombineRecvParams, ep) - 0usize];
+    ["Offset of field: EpTpCombineRecvParams::out"]
+        [::core::mem::offset_of!(EpTpCombineRecvParams, out) - 192usize];
+    ["Offset of field: EpTpCombineRecvParams::tokens"]
+        [::core::mem::offset_of!(EpTpCombineRecvParams, tokens) - 200usize];
+    ["Offset of field: EpTpCombineRecvParams::abandon"]
+        [::core::mem::offset_of!(EpTpCombineRecvParams, abandon) - 204usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
@@ -536,6 +865,354 @@ const _: () = {
     ["Offset of field: AddSharedParams::elements"]
         [::core::mem::offset_of!(AddSharedParams, elements) - 16usize];
 };
+#[doc = " Written once by the device, read by the host; `kind` last, with release."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct NvlinkFault {
+    pub kind: u32,
+    pub operation: u32,
+    pub rank: u32,
+    pub peer: u32,
+    #[doc = " signal, or buffer of a gather"]
+    pub slot: u32,
+    pub reserved: u32,
+    pub expected: u64,
+    pub seen: u64,
+    pub waited_ns: u64,
+}
+const _: () = {
+    ["Size of NvlinkFault"][::core::mem::size_of::<NvlinkFault>() - 48usize];
+    ["Alignment of NvlinkFault"][::core::mem::align_of::<NvlinkFault>() - 8usize];
+    ["Offset of field: NvlinkFault::kind"][::core::mem::offset_of!(NvlinkFault, kind) - 0usize];
+    ["Offset of field: NvlinkFault::operation"]
+        [::core::mem::offset_of!(NvlinkFault, operation) - 4usize];
+    ["Offset of field: NvlinkFault::rank"][::core::mem::offset_of!(NvlinkFault, rank) - 8usize];
+    ["Offset of field: NvlinkFault::peer"][::core::mem::offset_of!(NvlinkFault, peer) - 12usize];
+    ["Offset of field: NvlinkFault::slot"][::core::mem::offset_of!(NvlinkFault, slot) - 16usize];
+    ["Offset of field: NvlinkFault::reserved"]
+        [::core::mem::offset_of!(NvlinkFault, reserved) - 20usize];
+    ["Offset of field: NvlinkFault::expected"]
+        [::core::mem::offset_of!(NvlinkFault, expected) - 24usize];
+    ["Offset of field: NvlinkFault::seen"][::core::mem::offset_of!(NvlinkFault, seen) - 32usize];
+    ["Offset of field: NvlinkFault::waited_ns"]
+        [::core::mem::offset_of!(NvlinkFault, waited_ns) - 40usize];
+};
+#[doc = " Private to a rank's device; starts zeroed."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct NvlinkState {
+    #[doc = " a fault kind; stays set"]
+    pub abort: u32,
+    pub reserved: u32,
+    #[doc = " all-gathers completed"]
+    pub gather_epoch: u64,
+    #[doc = " barriers completed together with that rank"]
+    pub barrier_epoch: [u64; 64usize],
+}
+const _: () = {
+    ["Size of NvlinkState"][::core::mem::size_of::<NvlinkState>() - 528usize];
+    ["Alignment of NvlinkState"][::core::mem::align_of::<NvlinkState>() - 8usize];
+    ["Offset of field: NvlinkState::abort"][::core::mem::offset_of!(NvlinkState, abort) - 0usize];
+    ["Offset of field: NvlinkState::reserved"]
+        [::core::mem::offset_of!(NvlinkState, reserved) - 4usize];
+    ["Offset of field: NvlinkState::gather_epoch"]
+        [::core::mem::offset_of!(NvlinkState, gather_epoch) - 8usize];
+    ["Offset of field: NvlinkState::barrier_epoch"]
+        [::core::mem::offset_of!(NvlinkState, barrier_epoch) - 16usize];
+};
+#[doc = " How a wait ended."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct NvlinkOutcome {
+    #[doc = " device time from the first look to the last"]
+    pub waited_ns: u64,
+    #[doc = " the word at the last look"]
+    pub seen: u64,
+    #[doc = " 1 when the limit passed, else 0"]
+    pub expired: u32,
+    #[doc = " a fault kind; none when the word was reached"]
+    pub fault: u32,
+}
+const _: () = {
+    ["Size of NvlinkOutcome"][::core::mem::size_of::<NvlinkOutcome>() - 24usize];
+    ["Alignment of NvlinkOutcome"][::core::mem::align_of::<NvlinkOutcome>() - 8usize];
+    ["Offset of field: NvlinkOutcome::waited_ns"]
+        [::core::mem::offset_of!(NvlinkOutcome, waited_ns) - 0usize];
+    ["Offset of field: NvlinkOutcome::seen"][::core::mem::offset_of!(NvlinkOutcome, seen) - 8usize];
+    ["Offset of field: NvlinkOutcome::expired"]
+        [::core::mem::offset_of!(NvlinkOutcome, expired) - 16usize];
+    ["Offset of field: NvlinkOutcome::fault"]
+        [::core::mem::offset_of!(NvlinkOutcome, fault) - 20usize];
+};
+#[doc = " What every primitive is given. Offsets count from the start of a window, the same on all ranks."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct Nvlink {
+    #[doc = " address of window 0"]
+    pub heap: u64,
+    #[doc = " bytes from window to window"]
+    pub heap_stride: u64,
+    #[doc = " hadal_nvlink_state of this rank"]
+    pub state: u64,
+    #[doc = " hadal_nvlink_fault in host memory"]
+    pub fault: u64,
+    #[doc = " of each wait that has no limit of its own"]
+    pub timeout_ns: u64,
+    #[doc = " u64 \\[rank\\], written by the rank of the index"]
+    pub poison: u64,
+    #[doc = " u64 \\[rank\\], written by the rank of the index"]
+    pub barrier: u64,
+    #[doc = " u64 \\[2\\]\\[rank\\], written by the rank of the index"]
+    pub gather_signal: u64,
+    #[doc = " u64 \\[rank\\], written by the rank of the index"]
+    pub gather_credit: u64,
+    #[doc = " \\[2\\]\\[rank\\] of slot_bytes, written by the rank of the index"]
+    pub gather_slots: u64,
+    pub rank: u32,
+    pub ranks: u32,
+    #[doc = " a multiple of 16"]
+    pub slot_bytes: u32,
+    #[doc = " zero"]
+    pub reserved: u32,
+}
+const _: () = {
+    ["Size of Nvlink"][::core::mem::size_of::<Nvlink>() - 96usize];
+    ["Alignment of Nvlink"][::core::mem::align_of::<Nvlink>() - 8usize];
+    ["Offset of field: Nvlink::heap"][::core::mem::offset_of!(Nvlink, heap) - 0usize];
+    ["Offset of field: Nvlink::heap_stride"][::core::mem::offset_of!(Nvlink, heap_stride) - 8usize];
+    ["Offset of field: Nvlink::state"][::core::mem::offset_of!(Nvlink, state) - 16usize];
+    ["Offset of field: Nvlink::fault"][::core::mem::offset_of!(Nvlink, fault) - 24usize];
+    ["Offset of field: Nvlink::timeout_ns"][::core::mem::offset_of!(Nvlink, timeout_ns) - 32usize];
+    ["Offset of field: Nvlink::poison"][::core::mem::offset_of!(Nvlink, poison) - 40usize];
+    ["Offset of field: Nvlink::barrier"][::core::mem::offset_of!(Nvlink, barrier) - 48usize];
+    ["Offset of field: Nvlink::gather_signal"]
+        [::core::mem::offset_of!(Nvlink, gather_signal) - 56usize];
+    ["Offset of field: Nvlink::gather_credit"]
+        [::core::mem::offset_of!(Nvlink, gather_credit) - 64usize];
+    ["Offset of field: Nvlink::gather_slots"]
+        [::core::mem::offset_of!(Nvlink, gather_slots) - 72usize];
+    ["Offset of field: Nvlink::rank"][::core::mem::offset_of!(Nvlink, rank) - 80usize];
+    ["Offset of field: Nvlink::ranks"][::core::mem::offset_of!(Nvlink, ranks) - 84usize];
+    ["Offset of field: Nvlink::slot_bytes"][::core::mem::offset_of!(Nvlink, slot_bytes) - 88usize];
+    ["Offset of field: Nvlink::reserved"][::core::mem::offset_of!(Nvlink, reserved) - 92usize];
+};
+#[doc = " Copies bytes; then, if asked, changes one signal word. Ranges do not overlap."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
+pub struct NvlinkCopyParams {
+    pub nvlink: Nvlink,
+    #[doc = " any alignment; one of the two may be a peer's memory"]
+    pub destination: u64,
+    #[doc = " any alignment"]
+    pub source: u64,
+    pub bytes: u64,
+    #[doc = " address of a u64, or 0: none"]
+    pub signal: u64,
+    #[doc = " stored or added"]
+    pub value: u64,
+    #[doc = " address of a u32 of this device, zero between launches; with a signal"]
+    pub arrived: u64,
+    #[doc = " HADAL_NVLINK_SET or HADAL_NVLINK_ADD"]
+    pub change: u32,
+    #[doc = " zero"]
+    pub reserved: u32,
+}
+const _: () = {
+    ["Size of NvlinkCopyParams"][::core::mem::size_of::<NvlinkCopyParams>() - 152usize];
+    ["Alignment of NvlinkCopyParams"][::core::mem::align_of::<NvlinkCopyParams>() - 8usize];
+    ["Offset of field: NvlinkCopyParams::nvlink"]
+        [::core::mem::offset_of!(NvlinkCopyParams, nvlink) - 0usize];
+    ["Offset of field: NvlinkCopyParams::destination"]
+        [::core::mem::offset_of!(NvlinkCopyParams, destination) - 96usize];
+    ["Offset of field: NvlinkCopyParams::source"]
+        [::core::mem::offset_of!(NvlinkCopyParams, source) - 104usize];
+    ["Offset of field: NvlinkCopyParams::bytes"]
+        [::core::mem::offset_of!(NvlinkCopyParams, bytes) - 112usize];
+    ["Offset of field: NvlinkCopyParams::signal"]
+        [::core::mem::offset_of!(NvlinkCopyParams, signal) - 120usize];
+    ["Offset of field: NvlinkCopyParams::value"]
+        [::core::mem::offset_of!(NvlinkCopyParams, value) - 128usize];
+    ["Offset of field: NvlinkCopyParams::arrived"]
+        [::core::mem::offset_of!(NvlinkCopyParams, arrived) - 136usize];
+    ["Offset of field: NvlinkCopyParams::change"]
+        [::core::mem::offset_of!(NvlinkCopyParams, change) - 144usize];
+    ["Offset of field: NvlinkCopyParams::reserved"]
+        [::core::mem::offset_of!(NvlinkCopyParams, reserved) - 148usize];
+};
+#[doc = " Changes one signal word."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
+pub struct NvlinkSignalParams {
+    #[doc = " address of a u64"]
+    pub signal: u64,
+    #[doc = " hadal_nvlink_state: nothing is sent after a fault"]
+    pub state: u64,
+    pub value: u64,
+    #[doc = " HADAL_NVLINK_SET or HADAL_NVLINK_ADD"]
+    pub change: u32,
+    #[doc = " zero"]
+    pub reserved: u32,
+}
+const _: () = {
+    ["Size of NvlinkSignalParams"][::core::mem::size_of::<NvlinkSignalParams>() - 32usize];
+    ["Alignment of NvlinkSignalParams"][::core::mem::align_of::<NvlinkSignalParams>() - 8usize];
+    ["Offset of field: NvlinkSignalParams::signal"]
+        [::core::mem::offset_of!(NvlinkSignalParams, signal) - 0usize];
+    ["Offset of field: NvlinkSignalParams::state"]
+        [::core::mem::offset_of!(NvlinkSignalParams, state) - 8usize];
+    ["Offset of field: NvlinkSignalParams::value"]
+        [::core::mem::offset_of!(NvlinkSignalParams, value) - 16usize];
+    ["Offset of field: NvlinkSignalParams::change"]
+        [::core::mem::offset_of!(NvlinkSignalParams, change) - 24usize];
+    ["Offset of field: NvlinkSignalParams::reserved"]
+        [::core::mem::offset_of!(NvlinkSignalParams, reserved) - 28usize];
+};
+#[doc = " Waits for one signal word of the own window."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
+pub struct NvlinkWaitParams {
+    pub nvlink: Nvlink,
+    #[doc = " address of a u64"]
+    pub signal: u64,
+    #[doc = " address of a u64 of this device: what earlier waits of HADAL_NVLINK_COUNT waited for"]
+    pub consumed: u64,
+    #[doc = " address of a hadal_nvlink_outcome, or 0"]
+    pub outcome: u64,
+    #[doc = " compared with; of HADAL_NVLINK_COUNT, on top of `consumed`"]
+    pub value: u64,
+    pub limit_ns: u64,
+    #[doc = " HADAL_NVLINK_AT_LEAST, _EQUAL or _COUNT"]
+    pub until: u32,
+    #[doc = " who changes the word"]
+    pub peer: u32,
+    #[doc = " index of the signal, for the record"]
+    pub slot: u32,
+    #[doc = " zero"]
+    pub reserved: u32,
+}
+const _: () = {
+    ["Size of NvlinkWaitParams"][::core::mem::size_of::<NvlinkWaitParams>() - 152usize];
+    ["Alignment of NvlinkWaitParams"][::core::mem::align_of::<NvlinkWaitParams>() - 8usize];
+    ["Offset of field: NvlinkWaitParams::nvlink"]
+        [::core::mem::offset_of!(NvlinkWaitParams, nvlink) - 0usize];
+    ["Offset of field: NvlinkWaitParams::signal"]
+        [::core::mem::offset_of!(NvlinkWaitParams, signal) - 96usize];
+    ["Offset of field: NvlinkWaitParams::consumed"]
+        [::core::mem::offset_of!(NvlinkWaitParams, consumed) - 104usize];
+    ["Offset of field: NvlinkWaitParams::outcome"]
+        [::core::mem::offset_of!(NvlinkWaitParams, outcome) - 112usize];
+    ["Offset of field: NvlinkWaitParams::value"]
+        [::core::mem::offset_of!(NvlinkWaitParams, value) - 120usize];
+    ["Offset of field: NvlinkWaitParams::limit_ns"]
+        [::core::mem::offset_of!(NvlinkWaitParams, limit_ns) - 128usize];
+    ["Offset of field: NvlinkWaitParams::until"]
+        [::core::mem::offset_of!(NvlinkWaitParams, until) - 136usize];
+    ["Offset of field: NvlinkWaitParams::peer"]
+        [::core::mem::offset_of!(NvlinkWaitParams, peer) - 140usize];
+    ["Offset of field: NvlinkWaitParams::slot"]
+        [::core::mem::offset_of!(NvlinkWaitParams, slot) - 144usize];
+    ["Offset of field: NvlinkWaitParams::reserved"]
+        [::core::mem::offset_of!(NvlinkWaitParams, reserved) - 148usize];
+};
+#[doc = " Waits until every rank of a team is here."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
+pub struct NvlinkBarrierParams {
+    pub nvlink: Nvlink,
+    #[doc = " bit r: rank r; the own bit has no effect"]
+    pub team: u64,
+}
+const _: () = {
+    ["Size of NvlinkBarrierParams"][::core::mem::size_of::<NvlinkBarrierParams>() - 104usize];
+    ["Alignment of NvlinkBarrierParams"][::core::mem::align_of::<NvlinkBarrierParams>() - 8usize];
+    ["Offset of field: NvlinkBarrierParams::nvlink"]
+        [::core::mem::offset_of!(NvlinkBarrierParams, nvlink) - 0usize];
+    ["Offset of field: NvlinkBarrierParams::team"]
+        [::core::mem::offset_of!(NvlinkBarrierParams, team) - 96usize];
+};
+#[doc = " Brings every rank's record to every rank."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
+pub struct NvlinkAllGatherParams {
+    pub nvlink: Nvlink,
+    #[doc = " own record, any alignment"]
+    pub record: u64,
+    #[doc = " records by rank, one behind the other"]
+    pub output: u64,
+    #[doc = " of a record, at most slot_bytes"]
+    pub bytes: u32,
+    #[doc = " zero"]
+    pub reserved: u32,
+}
+const _: () = {
+    ["Size of NvlinkAllGatherParams"][::core::mem::size_of::<NvlinkAllGatherParams>() - 120usize];
+    ["Alignment of NvlinkAllGatherParams"]
+        [::core::mem::align_of::<NvlinkAllGatherParams>() - 8usize];
+    ["Offset of field: NvlinkAllGatherParams::nvlink"]
+        [::core::mem::offset_of!(NvlinkAllGatherParams, nvlink) - 0usize];
+    ["Offset of field: NvlinkAllGatherParams::record"]
+        [::core::mem::offset_of!(NvlinkAllGatherParams, record) - 96usize];
+    ["Offset of field: NvlinkAllGatherParams::output"]
+        [::core::mem::offset_of!(NvlinkAllGatherParams, output) - 104usize];
+    ["Offset of field: NvlinkAllGatherParams::bytes"]
+        [::core::mem::offset_of!(NvlinkAllGatherParams, bytes) - 112usize];
+    ["Offset of field: NvlinkAllGatherParams::reserved"]
+        [::core::mem::offset_of!(NvlinkAllGatherParams, reserved) - 116usize];
+};
+#[doc = " Sums what the ranks have at one offset, into all windows. Ranks in step: barriers before and after."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
+pub struct NvlinkAllReduceParams {
+    pub nvlink: Nvlink,
+    #[doc = " in a window, a multiple of 16"]
+    pub offset: u64,
+    #[doc = " address of all windows at once, or 0: none"]
+    pub multicast: u64,
+    #[doc = " of 16 bytes"]
+    pub vectors: u64,
+}
+const _: () = {
+    ["Size of NvlinkAllReduceParams"][::core::mem::size_of::<NvlinkAllReduceParams>() - 120usize];
+    ["Alignment of NvlinkAllReduceParams"]
+        [::core::mem::align_of::<NvlinkAllReduceParams>() - 8usize];
+    ["Offset of field: NvlinkAllReduceParams::nvlink"]
+        [::core::mem::offset_of!(NvlinkAllReduceParams, nvlink) - 0usize];
+    ["Offset of field: NvlinkAllReduceParams::offset"]
+        [::core::mem::offset_of!(NvlinkAllReduceParams, offset) - 96usize];
+    ["Offset of field: NvlinkAllReduceParams::multicast"]
+        [::core::mem::offset_of!(NvlinkAllReduceParams, multicast) - 104usize];
+    ["Offset of field: NvlinkAllReduceParams::vectors"]
+        [::core::mem::offset_of!(NvlinkAllReduceParams, vectors) - 112usize];
+};
+#[doc = " Copies into all windows, the own one too."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
+pub struct NvlinkBroadcastParams {
+    pub nvlink: Nvlink,
+    #[doc = " address, a multiple of 16"]
+    pub source: u64,
+    #[doc = " in a window, a multiple of 16"]
+    pub offset: u64,
+    #[doc = " address of all windows at once, or 0: none"]
+    pub multicast: u64,
+    #[doc = " of 16 bytes"]
+    pub vectors: u64,
+}
+const _: () = {
+    ["Size of NvlinkBroadcastParams"][::core::mem::size_of::<NvlinkBroadcastParams>() - 128usize];
+    ["Alignment of NvlinkBroadcastParams"]
+        [::core::mem::align_of::<NvlinkBroadcastParams>() - 8usize];
+    ["Offset of field: NvlinkBroadcastParams::nvlink"]
+        [::core::mem::offset_of!(NvlinkBroadcastParams, nvlink) - 0usize];
+    ["Offset of field: NvlinkBroadcastParams::source"]
+        [::core::mem::offset_of!(NvlinkBroadcastParams, source) - 96usize];
+    ["Offset of field: NvlinkBroadcastParams::offset"]
+        [::core::mem::offset_of!(NvlinkBroadcastParams, offset) - 104usize];
+    ["Offset of field: NvlinkBroadcastParams::multicast"]
+        [::core::mem::offset_of!(NvlinkBroadcastParams, multicast) - 112usize];
+    ["Offset of field: NvlinkBroadcastParams::vectors"]
+        [::core::mem::offset_of!(NvlinkBroadcastParams, vectors) - 120usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
 pub struct ProbeArithmeticParams {
@@ -557,25 +1234,32 @@ const _: () = {
     ["Offset of field: ProbeArithmeticParams::reserved"]
         [::core::mem::offset_of!(ProbeArithmeticParams, reserved) - 12usize];
 };
+#[doc = " csrc/quant/quantise_1x128.cuh"]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
 pub struct Quantise1x128Params {
-    #[doc = " device address of BF16 \\[rows, blocks * 128\\], contiguous, 16-byte aligned"]
+    #[doc = " BF16 \\[slots, rows, columns\\], 16-byte aligned"]
     pub input: u64,
-    #[doc = " device address of e4m3 \\[rows, blocks * 128\\], contiguous, 8-byte aligned"]
+    #[doc = " out: FP8 \\[slots, rows, columns\\], 8-byte aligned"]
     pub codes: u64,
-    #[doc = " device address of f32"]
+    #[doc = " out: F32"]
     pub scales: u64,
+    #[doc = " scales from one slot to the next"]
+    pub scale_slot_stride: u64,
     #[doc = " scales from one row to the next"]
     pub scale_row_stride: u64,
     #[doc = " scales from one block of 128 columns to the next"]
     pub scale_block_stride: u64,
+    pub slots: u32,
+    #[doc = " slots * rows * blocks of columns fits in 31 bits"]
     pub rows: u32,
-    #[doc = " columns / 128"]
-    pub blocks: u32,
+    #[doc = " a multiple of 16"]
+    pub columns: u32,
+    #[doc = " HADAL_QUANT_*"]
+    pub rule: u32,
 }
 const _: () = {
-    ["Size of Quantise1x128Params"][::core::mem::size_of::<Quantise1x128Params>() - 48usize];
+    ["Size of Quantise1x128Params"][::core::mem::size_of::<Quantise1x128Params>() - 64usize];
     ["Alignment of Quantise1x128Params"][::core::mem::align_of::<Quantise1x128Params>() - 8usize];
     ["Offset of field: Quantise1x128Params::input"]
         [::core::mem::offset_of!(Quantise1x128Params, input) - 0usize];
@@ -583,14 +1267,285 @@ const _: () = {
         [::core::mem::offset_of!(Quantise1x128Params, codes) - 8usize];
     ["Offset of field: Quantise1x128Params::scales"]
         [::core::mem::offset_of!(Quantise1x128Params, scales) - 16usize];
+    ["Offset of field: Quantise1x128Params::scale_slot_stride"]
+        [::core::mem::offset_of!(Quantise1x128Params, scale_slot_stride) - 24usize];
     ["Offset of field: Quantise1x128Params::scale_row_stride"]
-        [::core::mem::offset_of!(Quantise1x128Params, scale_row_stride) - 24usize];
+        [::core::mem::offset_of!(Quantise1x128Params, scale_row_stride) - 32usize];
     ["Offset of field: Quantise1x128Params::scale_block_stride"]
-        [::core::mem::offset_of!(Quantise1x128Params, scale_block_stride) - 32usize];
+        [::core::mem::offset_of!(Quantise1x128Params, scale_block_stride) - 40usize];
+    ["Offset of field: Quantise1x128Params::slots"]
+        [::core::mem::offset_of!(Quantise1x128Params, slots) - 48usize];
     ["Offset of field: Quantise1x128Params::rows"]
-        [::core::mem::offset_of!(Quantise1x128Params, rows) - 40usize];
-    ["Offset of field: Quantise1x128Params::blocks"]
-        [::core::mem::offset_of!(Quantise1x128Params, blocks) - 44usize];
+        [::core::mem::offset_of!(Quantise1x128Params, rows) - 52usize];
+    ["Offset of field: Quantise1x128Params::columns"]
+        [::core::mem::offset_of!(Quantise1x128Params, columns) - 56usize];
+    ["Offset of field: Quantise1x128Params::rule"]
+        [::core::mem::offset_of!(Quantise1x128Params, rule) - 60usize];
+};
+#[doc = " csrc/quant/quantise_128x128.cuh"]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
+pub struct Quantise128x128Params {
+    #[doc = " BF16 \\[slots, rows, columns\\], 16-byte aligned"]
+    pub input: u64,
+    #[doc = " out: FP8 \\[slots, rows, columns\\], 8-byte aligned"]
+    pub codes: u64,
+    #[doc = " out: F32 \\[slots, rows / 128, columns / 128\\], both rounded up"]
+    pub scales: u64,
+    pub slots: u32,
+    pub rows: u32,
+    #[doc = " a multiple of 16"]
+    pub columns: u32,
+    #[doc = " HADAL_QUANT_*"]
+    pub rule: u32,
+}
+const _: () = {
+    ["Size of Quantise128x128Params"][::core::mem::size_of::<Quantise128x128Params>() - 40usize];
+    ["Alignment of Quantise128x128Params"]
+        [::core::mem::align_of::<Quantise128x128Params>() - 8usize];
+    ["Offset of field: Quantise128x128Params::input"]
+        [::core::mem::offset_of!(Quantise128x128Params, input) - 0usize];
+    ["Offset of field: Quantise128x128Params::codes"]
+        [::core::mem::offset_of!(Quantise128x128Params, codes) - 8usize];
+    ["Offset of field: Quantise128x128Params::scales"]
+        [::core::mem::offset_of!(Quantise128x128Params, scales) - 16usize];
+    ["Offset of field: Quantise128x128Params::slots"]
+        [::core::mem::offset_of!(Quantise128x128Params, slots) - 24usize];
+    ["Offset of field: Quantise128x128Params::rows"]
+        [::core::mem::offset_of!(Quantise128x128Params, rows) - 28usize];
+    ["Offset of field: Quantise128x128Params::columns"]
+        [::core::mem::offset_of!(Quantise128x128Params, columns) - 32usize];
+    ["Offset of field: Quantise128x128Params::rule"]
+        [::core::mem::offset_of!(Quantise128x128Params, rule) - 36usize];
+};
+#[doc = " csrc/quant/dequantise.cuh"]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
+pub struct DequantiseParams {
+    #[doc = " FP8 \\[slots, rows, columns\\], 16-byte aligned"]
+    pub codes: u64,
+    #[doc = " F32"]
+    pub scales: u64,
+    #[doc = " out: BF16 \\[slots, rows, columns\\], 16-byte aligned"]
+    pub output: u64,
+    #[doc = " scales from one slot to the next"]
+    pub scale_slot_stride: u64,
+    #[doc = " scales from one block of rows to the next"]
+    pub scale_row_stride: u64,
+    #[doc = " scales from one block of 128 columns to the next"]
+    pub scale_block_stride: u64,
+    pub slots: u32,
+    #[doc = " slots * rows * columns / 16 fits in 31 bits"]
+    pub rows: u32,
+    #[doc = " a multiple of 16"]
+    pub columns: u32,
+    #[doc = " 2^this rows share a scale"]
+    pub rows_log2: u32,
+    #[doc = " HADAL_QUANT_E5M2 or 0"]
+    pub rule: u32,
+    #[doc = " zero"]
+    pub reserved: u32,
+}
+const _: () = {
+    ["Size of DequantiseParams"][::core::mem::size_of::<DequantiseParams>() - 72usize];
+    ["Alignment of DequantiseParams"][::core::mem::align_of::<DequantiseParams>() - 8usize];
+    ["Offset of field: DequantiseParams::codes"]
+        [::core::mem::offset_of!(DequantiseParams, codes) - 0usize];
+    ["Offset of field: DequantiseParams::scales"]
+        [::core::mem::offset_of!(DequantiseParams, scales) - 8usize];
+    ["Offset of field: DequantiseParams::output"]
+        [::core::mem::offset_of!(DequantiseParams, output) - 16usize];
+    ["Offset of field: DequantiseParams::scale_slot_stride"]
+        [::core::mem::offset_of!(DequantiseParams, scale_slot_stride) - 24usize];
+    ["Offset of field: DequantiseParams::scale_row_stride"]
+        [::core::mem::offset_of!(DequantiseParams, scale_row_stride) - 32usize];
+    ["Offset of field: DequantiseParams::scale_block_stride"]
+        [::core::mem::offset_of!(DequantiseParams, scale_block_stride) - 40usize];
+    ["Offset of field: DequantiseParams::slots"]
+        [::core::mem::offset_of!(DequantiseParams, slots) - 48usize];
+    ["Offset of field: DequantiseParams::rows"]
+        [::core::mem::offset_of!(DequantiseParams, rows) - 52usize];
+    ["Offset of field: DequantiseParams::columns"]
+        [::core::mem::offset_of!(DequantiseParams, columns) - 56usize];
+    ["Offset of field: DequantiseParams::rows_log2"]
+        [::core::mem::offset_of!(DequantiseParams, rows_log2) - 60usize];
+    ["Offset of field: DequantiseParams::rule"]
+        [::core::mem::offset_of!(DequantiseParams, rule) - 64usize];
+    ["Offset of field: DequantiseParams::reserved"]
+        [::core::mem::offset_of!(DequantiseParams, reserved) - 68usize];
+};
+#[doc = " csrc/quant/transpose_scales.cuh"]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
+pub struct TransposeScalesParams {
+    #[doc = " F32 \\[slots, rows, input_pitch\\], of which `columns` of a row count"]
+    pub input: u64,
+    #[doc = " out: F32 \\[slots, columns, output_pitch\\], `rows` of a row written"]
+    pub output: u64,
+    #[doc = " slots * tiles of 32 x 32 fits in 31 bits"]
+    pub slots: u32,
+    pub rows: u32,
+    pub columns: u32,
+    pub input_pitch: u32,
+    pub output_pitch: u32,
+    #[doc = " zero"]
+    pub reserved: u32,
+}
+const _: () = {
+    ["Size of TransposeScalesParams"][::core::mem::size_of::<TransposeScalesParams>() - 40usize];
+    ["Alignment of TransposeScalesParams"]
+        [::core::mem::align_of::<TransposeScalesParams>() - 8usize];
+    ["Offset of field: TransposeScalesParams::input"]
+        [::core::mem::offset_of!(TransposeScalesParams, input) - 0usize];
+    ["Offset of field: TransposeScalesParams::output"]
+        [::core::mem::offset_of!(TransposeScalesParams, output) - 8usize];
+    ["Offset of field: TransposeScalesParams::slots"]
+        [::core::mem::offset_of!(TransposeScalesParams, slots) - 16usize];
+    ["Offset of field: TransposeScalesParams::rows"]
+        [::core::mem::offset_of!(TransposeScalesParams, rows) - 20usize];
+    ["Offset of field: TransposeScalesParams::columns"]
+        [::core::mem::offset_of!(TransposeScalesParams, columns) - 24usize];
+    ["Offset of field: TransposeScalesParams::input_pitch"]
+        [::core::mem::offset_of!(TransposeScalesParams, input_pitch) - 28usize];
+    ["Offset of field: TransposeScalesParams::output_pitch"]
+        [::core::mem::offset_of!(TransposeScalesParams, output_pitch) - 32usize];
+    ["Offset of field: TransposeScalesParams::reserved"]
+        [::core::mem::offset_of!(TransposeScalesParams, reserved) - 36usize];
+};
+#[doc = " csrc/quant/ue8m0.cuh: pack_ue8m0 reads scales and writes packed, unpack_ue8m0 the other way."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
+pub struct Ue8m0Params {
+    #[doc = " F32"]
+    pub scales: u64,
+    #[doc = " U32 \\[slots, blocks / 4 rounded up, packed_stride\\]"]
+    pub packed: u64,
+    #[doc = " scales from one slot to the next"]
+    pub scale_slot_stride: u64,
+    #[doc = " scales from one row to the next"]
+    pub scale_row_stride: u64,
+    #[doc = " scales from one block of 128 columns to the next"]
+    pub scale_block_stride: u64,
+    pub slots: u32,
+    #[doc = " slots * rows * blocks fits in 31 bits"]
+    pub rows: u32,
+    #[doc = " of 128 columns"]
+    pub blocks: u32,
+    pub packed_stride: u32,
+}
+const _: () = {
+    ["Size of Ue8m0Params"][::core::mem::size_of::<Ue8m0Params>() - 56usize];
+    ["Alignment of Ue8m0Params"][::core::mem::align_of::<Ue8m0Params>() - 8usize];
+    ["Offset of field: Ue8m0Params::scales"][::core::mem::offset_of!(Ue8m0Params, scales) - 0usize];
+    ["Offset of field: Ue8m0Params::packed"][::core::mem::offset_of!(Ue8m0Params, packed) - 8usize];
+    ["Offset of field: Ue8m0Params::scale_slot_stride"]
+        [::core::mem::offset_of!(Ue8m0Params, scale_slot_stride) - 16usize];
+    ["Offset of field: Ue8m0Params::scale_row_stride"]
+        [::core::mem::offset_of!(Ue8m0Params, scale_row_stride) - 24usize];
+    ["Offset of field: Ue8m0Params::scale_block_stride"]
+        [::core::mem::offset_of!(Ue8m0Params, scale_block_stride) - 32usize];
+    ["Offset of field: Ue8m0Params::slots"][::core::mem::offset_of!(Ue8m0Params, slots) - 40usize];
+    ["Offset of field: Ue8m0Params::rows"][::core::mem::offset_of!(Ue8m0Params, rows) - 44usize];
+    ["Offset of field: Ue8m0Params::blocks"]
+        [::core::mem::offset_of!(Ue8m0Params, blocks) - 48usize];
+    ["Offset of field: Ue8m0Params::packed_stride"]
+        [::core::mem::offset_of!(Ue8m0Params, packed_stride) - 52usize];
+};
+#[doc = " csrc/quant/pad_offsets.cuh"]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
+pub struct PadOffsetsParams {
+    #[doc = " I32 \\[groups + 1\\]: rows"]
+    pub offsets: u64,
+    #[doc = " out: I32 \\[groups + 1\\]: multiples of 128"]
+    pub padded: u64,
+    pub groups: u32,
+    #[doc = " offsets beyond count as this"]
+    pub rows: u32,
+    #[doc = " padded offsets beyond become this, a multiple of 128"]
+    pub k: u32,
+    #[doc = " zero"]
+    pub reserved: u32,
+}
+const _: () = {
+    ["Size of PadOffsetsParams"][::core::mem::size_of::<PadOffsetsParams>() - 32usize];
+    ["Alignment of PadOffsetsParams"][::core::mem::align_of::<PadOffsetsParams>() - 8usize];
+    ["Offset of field: PadOffsetsParams::offsets"]
+        [::core::mem::offset_of!(PadOffsetsParams, offsets) - 0usize];
+    ["Offset of field: PadOffsetsParams::padded"]
+        [::core::mem::offset_of!(PadOffsetsParams, padded) - 8usize];
+    ["Offset of field: PadOffsetsParams::groups"]
+        [::core::mem::offset_of!(PadOffsetsParams, groups) - 16usize];
+    ["Offset of field: PadOffsetsParams::rows"]
+        [::core::mem::offset_of!(PadOffsetsParams, rows) - 20usize];
+    ["Offset of field: PadOffsetsParams::k"]
+        [::core::mem::offset_of!(PadOffsetsParams, k) - 24usize];
+    ["Offset of field: PadOffsetsParams::reserved"]
+        [::core::mem::offset_of!(PadOffsetsParams, reserved) - 28usize];
+};
+#[doc = " csrc/quant/transpose_quantise.cuh"]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
+pub struct TransposeQuantiseParams {
+    #[doc = " BF16 or FP8 \\[rows, columns\\], 16-byte aligned"]
+    pub input: u64,
+    #[doc = " F32 \\[columns / 128 rounded up, input_scale_stride\\]; 0 for BF16"]
+    pub input_scales: u64,
+    #[doc = " I32 \\[groups + 1\\]: rows of each group in the input"]
+    pub offsets: u64,
+    #[doc = " I32 \\[groups + 1\\]: columns of each group in the codes"]
+    pub padded: u64,
+    #[doc = " out: FP8 \\[columns, k\\], 16-byte aligned"]
+    pub codes: u64,
+    #[doc = " out: F32 \\[k / 128, scale_stride\\], 8-byte aligned"]
+    pub scales: u64,
+    pub rows: u32,
+    #[doc = " a multiple of 16"]
+    pub columns: u32,
+    #[doc = " a multiple of 128"]
+    pub k: u32,
+    pub groups: u32,
+    pub input_scale_stride: u32,
+    #[doc = " even"]
+    pub scale_stride: u32,
+    #[doc = " HADAL_QUANT_E5M2 or 0"]
+    pub input_rule: u32,
+    #[doc = " HADAL_QUANT_*"]
+    pub rule: u32,
+}
+const _: () = {
+    ["Size of TransposeQuantiseParams"]
+        [::core::mem::size_of::<TransposeQuantiseParams>() - 80usize];
+    ["Alignment of TransposeQuantiseParams"]
+        [::core::mem::align_of::<TransposeQuantiseParams>() - 8usize];
+    ["Offset of field: TransposeQuantiseParams::input"]
+        [::core::mem::offset_of!(TransposeQuantiseParams, input) - 0usize];
+    ["Offset of field: TransposeQuantiseParams::input_scales"]
+        [::core::mem::offset_of!(TransposeQuantiseParams, input_scales) - 8usize];
+    ["Offset of field: TransposeQuantiseParams::offsets"]
+        [::core::mem::offset_of!(TransposeQuantiseParams, offsets) - 16usize];
+    ["Offset of field: TransposeQuantiseParams::padded"]
+        [::core::mem::offset_of!(TransposeQuantiseParams, padded) - 24usize];
+    ["Offset of field: TransposeQuantiseParams::codes"]
+        [::core::mem::offset_of!(TransposeQuantiseParams, codes) - 32usize];
+    ["Offset of field: TransposeQuantiseParams::scales"]
+        [::core::mem::offset_of!(TransposeQuantiseParams, scales) - 40usize];
+    ["Offset of field: TransposeQuantiseParams::rows"]
+        [::core::mem::offset_of!(TransposeQuantiseParams, rows) - 48usize];
+    ["Offset of field: TransposeQuantiseParams::columns"]
+        [::core::mem::offset_of!(TransposeQuantiseParams, columns) - 52usize];
+    ["Offset of field: TransposeQuantiseParams::k"]
+        [::core::mem::offset_of!(TransposeQuantiseParams, k) - 56usize];
+    ["Offset of field: TransposeQuantiseParams::groups"]
+        [::core::mem::offset_of!(TransposeQuantiseParams, groups) - 60usize];
+    ["Offset of field: TransposeQuantiseParams::input_scale_stride"]
+        [::core::mem::offset_of!(TransposeQuantiseParams, input_scale_stride) - 64usize];
+    ["Offset of field: TransposeQuantiseParams::scale_stride"]
+        [::core::mem::offset_of!(TransposeQuantiseParams, scale_stride) - 68usize];
+    ["Offset of field: TransposeQuantiseParams::input_rule"]
+        [::core::mem::offset_of!(TransposeQuantiseParams, input_rule) - 72usize];
+    ["Offset of field: TransposeQuantiseParams::rule"]
+        [::core::mem::offset_of!(TransposeQuantiseParams, rule) - 76usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
@@ -650,6 +1605,16 @@ impl super::KernelParams for AddSharedParams {
     const NAME: &'static str = "hadal_add_shared_params";
 }
 
+impl Default for DequantiseParams {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl super::KernelParams for DequantiseParams {
+    const NAME: &'static str = "hadal_dequantise_params";
+}
+
 impl Default for EpCombineRecvParams {
     fn default() -> Self {
         bytemuck::Zeroable::zeroed()
@@ -702,7 +1667,19 @@ impl Default for EpLatency {
     }
 }
 
+impl Default for EpPeerStats {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
 impl Default for EpSource {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl Default for EpSpan {
     fn default() -> Self {
         bytemuck::Zeroable::zeroed()
     }
@@ -712,6 +1689,62 @@ impl Default for EpState {
     fn default() -> Self {
         bytemuck::Zeroable::zeroed()
     }
+}
+
+impl Default for EpThroughput {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl Default for EpTpCombineRecvParams {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl super::KernelParams for EpTpCombineRecvParams {
+    const NAME: &'static str = "hadal_ep_tp_combine_recv_params";
+}
+
+impl Default for EpTpCombineSendParams {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl super::KernelParams for EpTpCombineSendParams {
+    const NAME: &'static str = "hadal_ep_tp_combine_send_params";
+}
+
+impl Default for EpTpCountParams {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl super::KernelParams for EpTpCountParams {
+    const NAME: &'static str = "hadal_ep_tp_count_params";
+}
+
+impl Default for EpTpDispatchRecvParams {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl super::KernelParams for EpTpDispatchRecvParams {
+    const NAME: &'static str = "hadal_ep_tp_dispatch_recv_params";
+}
+
+impl Default for EpTpDispatchSendParams {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl super::KernelParams for EpTpDispatchSendParams {
+    const NAME: &'static str = "hadal_ep_tp_dispatch_send_params";
 }
 
 impl Default for FillParams {
@@ -734,6 +1767,110 @@ impl super::KernelParams for GemmParams {
     const NAME: &'static str = "hadal_gemm_params";
 }
 
+impl Default for Nvlink {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl Default for NvlinkAllGatherParams {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl super::KernelParams for NvlinkAllGatherParams {
+    const NAME: &'static str = "hadal_nvlink_all_gather_params";
+}
+
+impl Default for NvlinkAllReduceParams {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl super::KernelParams for NvlinkAllReduceParams {
+    const NAME: &'static str = "hadal_nvlink_all_reduce_params";
+}
+
+impl Default for NvlinkBarrierParams {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl super::KernelParams for NvlinkBarrierParams {
+    const NAME: &'static str = "hadal_nvlink_barrier_params";
+}
+
+impl Default for NvlinkBroadcastParams {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl super::KernelParams for NvlinkBroadcastParams {
+    const NAME: &'static str = "hadal_nvlink_broadcast_params";
+}
+
+impl Default for NvlinkCopyParams {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl super::KernelParams for NvlinkCopyParams {
+    const NAME: &'static str = "hadal_nvlink_copy_params";
+}
+
+impl Default for NvlinkFault {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl Default for NvlinkOutcome {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl Default for NvlinkSignalParams {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl super::KernelParams for NvlinkSignalParams {
+    const NAME: &'static str = "hadal_nvlink_signal_params";
+}
+
+impl Default for NvlinkState {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl Default for NvlinkWaitParams {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl super::KernelParams for NvlinkWaitParams {
+    const NAME: &'static str = "hadal_nvlink_wait_params";
+}
+
+impl Default for PadOffsetsParams {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl super::KernelParams for PadOffsetsParams {
+    const NAME: &'static str = "hadal_pad_offsets_params";
+}
+
 impl Default for ProbeArithmeticParams {
     fn default() -> Self {
         bytemuck::Zeroable::zeroed()
@@ -742,6 +1879,16 @@ impl Default for ProbeArithmeticParams {
 
 impl super::KernelParams for ProbeArithmeticParams {
     const NAME: &'static str = "hadal_probe_arithmetic_params";
+}
+
+impl Default for Quantise128x128Params {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl super::KernelParams for Quantise128x128Params {
+    const NAME: &'static str = "hadal_quantise_128x128_params";
 }
 
 impl Default for Quantise1x128Params {
@@ -778,6 +1925,36 @@ impl Default for TensorMap {
     fn default() -> Self {
         bytemuck::Zeroable::zeroed()
     }
+}
+
+impl Default for TransposeQuantiseParams {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl super::KernelParams for TransposeQuantiseParams {
+    const NAME: &'static str = "hadal_transpose_quantise_params";
+}
+
+impl Default for TransposeScalesParams {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl super::KernelParams for TransposeScalesParams {
+    const NAME: &'static str = "hadal_transpose_scales_params";
+}
+
+impl Default for Ue8m0Params {
+    fn default() -> Self {
+        bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl super::KernelParams for Ue8m0Params {
+    const NAME: &'static str = "hadal_ue8m0_params";
 }
 
 impl Default for WaitOutcome {

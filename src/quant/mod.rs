@@ -1,166 +1,155 @@
-//! Quantisation of BF16 rows to E4M3 with one F32 scale per 128 columns:
-//! `scale = amax / 448` (1 for a block of zeros), `code = e4m3(x / scale)`, both IEEE divisions
-//! (`csrc/quant/quantise_1x128.cuh` states NaN and infinity too).
-#![expect(
-    unsafe_code,
-    reason = "launches a kernel whose contract is fulfilled here"
-)]
+//! Kernels that prepare operands of the GEMM: quantisation to FP8 and back, layouts of scales,
+//! transposition for weight gradients.
+//!
+//! | kernel | from | to |
+//! |---|---|---|
+//! | [`Quantise1x128`] | BF16 | codes, scales per 1×128: [`Matrix::fp8_rows`] |
+//! | [`Quantise128x128`] | BF16 | codes, scales per 128×128: [`Matrix::fp8_blocks`] |
+//! | [`Dequantise`] | codes and scales of any kind | BF16 |
+//! | [`TransposeScales`] | scales `[rows, columns / 128]` | M-major scales, or back |
+//! | [`PackUe8m0`], [`UnpackUe8m0`] | F32 scales | powers of two in bytes, four in a word, or back |
+//! | [`PadOffsets`] | offsets of groups of rows | offsets in multiples of 128 |
+//! | [`TransposeQuantise`] | BF16 or FP8 rows in groups | their transpose with scales along the rows: an operand of the K-grouped GEMM |
+//!
+//! Each is a description → a plan (pure) → a kernel loaded in a context → `run`, which checks its
+//! operands, enqueues one launch on the stream it is given and returns: nothing is allocated or
+//! waited for, so it may be captured in a graph. An output overlaps neither an input nor another
+//! output. When `run` fails, nothing was launched; errors of the execution appear at a later
+//! synchronisation.
+//!
+//! # How a block becomes codes
+//!
+//! `scale = amax / 448` (57 344 for E5M2), 1 for a block of zeros; `code = fp8(x / scale)`. Both
+//! divisions are IEEE's in F32, codes are rounded to nearest even, and an oracle reproduces every
+//! bit. [`Scaling::PowerOfTwo`] rounds the scale up to a power of two.
+//!
+//! | input | outcome |
+//! |---|---|
+//! | zeros only | scale 1, codes 0 with the signs of the zeros |
+//! | subnormal values | exact like all others; where `amax / 448` is below 2⁻¹⁴⁹, the scale is that |
+//! | NaN | its code is NaN (0x7f); it does not count for the scale |
+//! | ±∞ | the scale is ∞ and the block is lost: the code of ±∞ is NaN, all finite ones are 0, and 0 · ∞ is NaN |
+//!
+//! (`csrc/quant/block_scale.cuh`.)
+//!
+//! [`Matrix::fp8_rows`]: crate::gemm::Matrix::fp8_rows
+//! [`Matrix::fp8_blocks`]: crate::gemm::Matrix::fp8_blocks
 
-use std::sync::Arc;
+mod dequantise;
+mod launch;
+mod quantise_128x128;
+mod quantise_1x128;
+mod transpose_quantise;
+mod transpose_scales;
+mod ue8m0;
 
-use half::bf16;
-
-use crate::device::{Context, Kernel, LaunchConfig, Stream};
-use crate::gemm::{
-    BLOCK, GemmError, OperandError, Shape, View, ViewMut, multiple, range, scale_stride,
+pub use dequantise::{Dequantise, DequantiseDesc, DequantisePlan};
+pub use quantise_1x128::{Quantise1x128, Quantise1x128Desc, Quantise1x128Plan};
+pub use quantise_128x128::{Quantise128x128, Quantise128x128Desc, Quantise128x128Plan};
+pub use transpose_quantise::{
+    PadOffsets, PadOffsetsDesc, TransposeQuantise, TransposeQuantiseDesc,
+    TransposeQuantiseOperands, TransposeQuantisePlan, padded_rows,
 };
-use crate::params::Quantise1x128Params;
+pub use transpose_scales::{TransposeScales, TransposeScalesDesc, TransposeScalesPlan};
+pub use ue8m0::{PackUe8m0, Ue8m0Desc, Ue8m0Plan, UnpackUe8m0};
+
+use crate::gemm::{BLOCK, Format, OperandError, Shape, multiple, range, scale_stride};
+use crate::params::{HADAL_QUANT_E5M2, HADAL_QUANT_POWER_OF_TWO};
 
 /// Where the scale of a row and block is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ScaleLayout {
-    /// `[rows, columns / 128]`: what travels with a row.
+    /// `[slots, rows, columns / 128 rounded up]`: what travels with a row.
     RowMajor,
-    /// `[columns / 128, scale_stride(rows)]`: what the GEMM reads of A.
+    /// `[slots, columns / 128 rounded up, scale_stride(rows)]`: what the GEMM reads per 1×128. What
+    /// is behind the last row of a line is neither read nor written.
     MMajor,
 }
 
-/// A quantisation of one matrix.
+/// Which scales a quantisation may choose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct QuantDesc {
-    /// Rows; 0 is allowed.
-    pub rows: u32,
-    /// Columns: a positive multiple of 128.
-    pub columns: u32,
-    /// Layout of the scales.
-    pub layout: ScaleLayout,
-    /// Most SMs to use, at least 1.
-    pub sms: u32,
+pub enum Scaling {
+    /// `amax / largest`.
+    Exact,
+    /// The same rounded up to a power of two, at least 2⁻¹²⁶: what [`PackUe8m0`] keeps exactly.
+    PowerOfTwo,
 }
 
-/// How a quantisation is executed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct QuantPlan {
-    /// The problem.
-    pub desc: QuantDesc,
-    /// CTAs; 0 when there is nothing to do.
-    pub grid: u32,
-    /// Scales from one row to the next.
-    pub row_stride: u64,
-    /// Scales from one block of columns to the next.
-    pub block_stride: u64,
+/// Where scales of a matrix per 1×128 lie, in elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Strides {
+    slot: u64,
+    row: u64,
+    block: u64,
     /// Scales in all, padding included.
-    pub scales: u64,
+    len: u64,
 }
 
-/// Blocks of 128 values that one CTA quantises at a time: sixteen lanes each.
-const BLOCKS_PER_CTA: u64 = 16;
-/// CTAs that fit on an SM together.
-const CTAS_PER_SM: u64 = 8;
-
-impl QuantPlan {
-    /// Plans `desc`.
-    ///
-    /// # Errors
-    /// [`OperandError::Multiple`] when the columns are no multiple of 128, [`OperandError::Range`]
-    /// when a size is 0 or too large.
-    pub fn new(desc: QuantDesc) -> Result<Self, OperandError> {
-        let QuantDesc {
-            rows,
-            columns,
-            layout,
-            sms,
-        } = desc;
-        multiple("columns", columns.into(), BLOCK.into())?;
-        range("columns", columns.into(), [BLOCK.into(), i32::MAX as u64])?;
-        range("SMs", sms.into(), [1, 1 << 16])?;
-        let blocks = u64::from(columns / BLOCK);
-        let stride = u64::from(scale_stride(rows));
-        let (row_stride, block_stride, scales) = match layout {
-            ScaleLayout::RowMajor => (blocks, 1, blocks * u64::from(rows)),
-            ScaleLayout::MMajor => (1, stride, blocks * stride),
+impl ScaleLayout {
+    fn strides(self, shape: Shape) -> Strides {
+        let (rows, blocks) = (u64::from(shape.rows), u64::from(blocks(shape)));
+        let (row, block, slot) = match self {
+            Self::RowMajor => (blocks, 1, rows * blocks),
+            Self::MMajor => {
+                let stride = u64::from(scale_stride(shape.rows));
+                (1, stride, blocks * stride)
+            }
         };
-        let ctas = (u64::from(rows) * blocks).div_ceil(BLOCKS_PER_CTA);
-        let grid = ctas.min(u64::from(sms) * CTAS_PER_SM);
-        Ok(Self {
-            desc,
-            grid: u32::try_from(grid).unwrap_or(u32::MAX),
-            row_stride,
-            block_stride,
-            scales,
-        })
+        Strides {
+            slot,
+            row,
+            block,
+            len: u64::from(shape.slots) * slot,
+        }
     }
 }
 
-/// A planned quantisation with its kernel loaded in one context.
-#[derive(Debug)]
-pub struct Quantise {
-    plan: QuantPlan,
-    kernel: Kernel,
+/// Blocks of 128 columns.
+fn blocks(shape: Shape) -> u32 {
+    shape.columns.div_ceil(BLOCK)
 }
 
-impl Quantise {
-    /// Loads the kernel.
-    ///
-    /// # Errors
-    /// A driver error.
-    pub fn new(context: &Arc<Context>, plan: QuantPlan) -> Result<Self, GemmError> {
-        let kernel = context.kernel("quantise_1x128")?;
-        Ok(Self { plan, kernel })
-    }
+/// Columns as the GEMM has them, and a number of rows that strides can be made from.
+fn check_shape(shape: Shape) -> Result<(), OperandError> {
+    multiple("columns", shape.columns.into(), 16)?;
+    range("columns", shape.columns.into(), [16, i32::MAX as u64])?;
+    let rows = u64::from(shape.slots) * u64::from(shape.rows);
+    range("rows", rows, [0, i32::MAX as u64])
+}
 
-    /// The plan.
-    #[must_use]
-    pub fn plan(&self) -> &QuantPlan {
-        &self.plan
-    }
+/// A kernel's `rule` for codes of `format`.
+fn rule(format: Format, scaling: Scaling) -> Result<u32, OperandError> {
+    let format = match format {
+        Format::E4m3 => 0,
+        Format::E5m2 => HADAL_QUANT_E5M2,
+        Format::Bf16 => {
+            return Err(OperandError::Kind {
+                what: "codes",
+                found: format.name(),
+                expected: "E4M3 or E5M2",
+            });
+        }
+    };
+    let scaling = match scaling {
+        Scaling::Exact => 0,
+        Scaling::PowerOfTwo => HADAL_QUANT_POWER_OF_TWO,
+    };
+    Ok(format | scaling)
+}
 
-    /// Enqueues the quantisation of `input` `[rows, columns]` into `codes` `[rows, columns]` and
-    /// `scales` (the plan's number) on `stream` and returns; nothing is waited for. Padding of
-    /// M-major scales is not written.
-    ///
-    /// # Errors
-    /// A length or an alignment (input 16 bytes, codes 8, scales 4) that does not fit,
-    /// [`OperandError::WrongContext`], or a driver error.
-    pub fn run(
-        &self,
-        stream: &Stream,
-        input: View<'_, bf16>,
-        codes: ViewMut<'_, u8>,
-        scales: ViewMut<'_, f32>,
-    ) -> Result<(), GemmError> {
-        let QuantDesc { rows, columns, .. } = self.plan.desc;
-        let elements = Shape::matrix(rows, columns).elements();
-        input.check("input", elements, 16)?;
-        codes.check("codes", elements, 8)?;
-        scales.check("scales", self.plan.scales, 4)?;
-        let contexts = [
-            ("input", input.context()),
-            ("codes", codes.context()),
-            ("scales", scales.context()),
-        ];
-        if let Some(&(what, _)) = contexts
-            .iter()
-            .find(|(_, c)| !Arc::ptr_eq(c, stream.context()))
-        {
-            return Err(OperandError::WrongContext { what }.into());
-        }
-        if self.plan.grid == 0 {
-            return Ok(());
-        }
-        let params = Quantise1x128Params {
-            input: input.address(),
-            codes: codes.address(),
-            scales: scales.address(),
-            scale_row_stride: self.plan.row_stride,
-            scale_block_stride: self.plan.block_stride,
-            rows,
-            blocks: columns / BLOCK,
-        };
-        let config = LaunchConfig::new(&self.kernel, [self.plan.grid, 1, 1]);
-        // SAFETY: (1) lengths and alignments were checked, and views are valid on the stream's
-        // device; (2) and (3) are the contract of views.
-        unsafe { stream.launch(&self.kernel, &config, &params) }?;
-        Ok(())
+/// Fails when an operand has another shape than the plan.
+fn same_shape(found: Shape, expected: Shape) -> Result<(), OperandError> {
+    let sizes = [
+        ("slots", found.slots, expected.slots),
+        ("rows", found.rows, expected.rows),
+        ("columns", found.columns, expected.columns),
+    ];
+    match sizes.iter().find(|(_, found, expected)| found != expected) {
+        None => Ok(()),
+        Some(&(what, found, expected)) => Err(OperandError::Shape {
+            what,
+            found: found.into(),
+            expected: expected.into(),
+        }),
     }
 }

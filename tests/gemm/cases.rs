@@ -6,11 +6,11 @@
 //! contiguous and offsets forms, where contiguous groups are padded to 128; and of D in the K-grouped
 //! form, whose K, in blocks, is split like the rows of the offsets form.
 
-use hadal::gemm::{Arithmetic, BLOCK, Form, Format, GROUP_ALIGNMENT, GemmDesc, Output};
+use hadal::gemm::{Arithmetic, BLOCK, Form, Format, GROUP_ALIGNMENT, GemmDesc, Output, Tile};
 use serde::Deserialize;
 
 use crate::device::Device;
-use crate::problem::Problem;
+use crate::problem::{Problem, SideScales};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,12 +38,24 @@ fn cases() -> Cases {
     toml::from_str(include_str!("cases.toml")).expect("cases.toml")
 }
 
-fn arithmetics(scales: &str) -> Vec<Arithmetic> {
-    let of = |with: fn(Format) -> Arithmetic| vec![with(Format::E4m3), with(Format::E5m2)];
+/// With both formats of A; those that apply their scales at the end share the formats between them,
+/// as nothing else tells them apart until then.
+fn arithmetics(scales: &str, shape: usize) -> Vec<Arithmetic> {
+    let [even, odd] = match shape % 2 {
+        0 => [Format::E4m3, Format::E5m2],
+        _ => [Format::E5m2, Format::E4m3],
+    };
     match scales {
-        "1d2d" => of(|a| Arithmetic::Fp8Block1d2d { a }),
-        "1d1d" => of(|a| Arithmetic::Fp8Block1d1d { a }),
-        "channel" => of(|a| Arithmetic::Fp8Channel { a }),
+        "1d2d" => vec![
+            Arithmetic::Fp8Block1d2d { a: even },
+            Arithmetic::Fp8Block1d2d { a: odd },
+        ],
+        "1d1d" => vec![
+            Arithmetic::Fp8Block1d1d { a: even },
+            Arithmetic::Fp8Block1d1d { a: odd },
+        ],
+        "channel" => vec![Arithmetic::Fp8Channel { a: even }],
+        "tensor" => vec![Arithmetic::Fp8Channel { a: odd }],
         "bf16" => vec![Arithmetic::Bf16],
         other => panic!("no scales {other}"),
     }
@@ -98,8 +110,8 @@ fn run(shapes: &[[u32; 3]], only: Option<&str>) {
             if only.is_some_and(|only| only != scales) {
                 continue;
             }
-            for arithmetic in arithmetics(scales) {
-                for &[m, n, k] in shapes {
+            for (index, &[m, n, k]) in shapes.iter().enumerate() {
+                for arithmetic in arithmetics(scales, index) {
                     let (form, k, groups) = form(&combination.form, m, k);
                     turn += 1;
                     let desc = GemmDesc {
@@ -110,7 +122,15 @@ fn run(shapes: &[[u32; 3]], only: Option<&str>) {
                         output: outputs[turn % outputs.len()],
                         sms: 132,
                     };
-                    device.check(&Problem::new(desc, &groups, turn as u64));
+                    if only.is_some() {
+                        eprintln!("{} {arithmetic:?} {m} {n} {k}", combination.form);
+                    }
+                    let mut problem = Problem::new(desc, &groups, turn as u64);
+                    if scales == "tensor" {
+                        problem.a.scales = SideScales::Channel(vec![0.3]);
+                        problem.b.scales = SideScales::Channel(vec![1.7]);
+                    }
+                    device.check(&problem);
                 }
             }
         }
@@ -133,19 +153,48 @@ fn sweep() {
     run(&cases().sweep.shapes, Some("1d2d"));
 }
 
-/// The list holds what it is meant to hold.
+/// The list holds the forms, scales and values that it is meant to, and both sides of the edges of every tile.
 #[test]
 fn the_list_is_complete() {
-    let shapes = cases().values.shapes;
-    let wanted: [&[u32]; 3] = [
-        &[0, 1, 7, 8, 63, 64, 65, 127, 128, 129, 500, 4096],
-        &[16, 128, 576, 2112, 4096, 7168],
-        &[16, 128, 512, 2048, 7168],
-    ];
-    for (side, values) in wanted.into_iter().enumerate() {
-        for value in values {
-            let present = shapes.iter().any(|shape| shape[side] == *value);
-            assert!(present, "no case with {value} as {}", ["M", "N", "K"][side]);
+    let cases = cases();
+    let listed: Vec<(&str, Vec<&str>)> = cases
+        .combination
+        .iter()
+        .map(|of| {
+            (
+                &of.form[..],
+                of.scales.iter().map(|name| &name[..]).collect(),
+            )
+        })
+        .collect();
+    let scales = vec!["1d2d", "1d1d", "channel", "tensor", "bf16"];
+    let expected = ["dense", "batched", "contiguous", "offsets", "masked"];
+    let mut expected = expected.map(|form| (form, scales.clone())).to_vec();
+    expected.push(("k-grouped", vec!["1d1d"]));
+    assert_eq!(listed, expected);
+    let holds = |shapes: &[[u32; 3]], wanted: [&[u32]; 3]| {
+        for (side, values) in wanted.into_iter().enumerate() {
+            for value in values {
+                let present = shapes.iter().any(|shape| shape[side] == *value);
+                assert!(present, "no case with {value} as {}", ["M", "N", "K"][side]);
+            }
         }
+    };
+    holds(
+        &cases.values.shapes,
+        [
+            &[0, 1, 7, 8, 63, 64, 65, 127, 128, 129, 500, 4096],
+            &[16, 128, 576, 2112, 4096, 7168],
+            &[16, 128, 512, 2048, 7168],
+        ],
+    );
+    let all = [cases.values.shapes, cases.edges.shapes].concat();
+    for tile in Tile::ALL {
+        let around = |size: u32, step: u32| [size - step, size, size + step];
+        let k = tile.arithmetic.stage_k();
+        holds(
+            &all,
+            [&around(tile.m, 1), &around(tile.n, 16), &around(k, 16)],
+        );
     }
 }

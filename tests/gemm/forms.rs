@@ -1,7 +1,7 @@
 //! Every form with every tile that can compute it: row counts around the tiles, tails of N and K,
 //! one and several CTAs, pairs that share an operand, groups of every kind.
 
-use hadal::gemm::{Arithmetic, Form, Format, GemmDesc, Output, Tile};
+use hadal::gemm::{Arithmetic, Form, Format, GemmDesc, GemmPlan, Output, Tile};
 use proptest::prelude::*;
 
 use crate::device::Device;
@@ -35,7 +35,7 @@ fn check_tiles(device: &Device, desc: GemmDesc, groups: &[i32]) {
     let problem = Problem::new(desc, groups, 7);
     for tile in Tile::candidates(desc.arithmetic, desc.form) {
         for cluster in CLUSTERS {
-            if hadal::gemm::GemmPlan::with_tile(desc, tile, cluster).is_ok() {
+            if GemmPlan::with_tile(desc, tile, cluster).is_ok() {
                 device.check_tile(&problem, tile, cluster);
             }
         }
@@ -215,6 +215,41 @@ fn contiguous_groups() {
     }
 }
 
+/// A block of 128 rows has the group of its first row, with tiles of any height; its other rows are
+/// padding.
+#[test]
+fn blocks_of_several_groups() {
+    let device = Device::open();
+    for (lengths, of) in [([8, 56, 64], [0, 1, 0]), ([64, 60, 4], [-1, 1, 0])] {
+        let blocks = [of, [1, -1, 1]].map(|of| {
+            let parts = lengths.into_iter().zip(of);
+            parts.flat_map(|(length, group)| vec![group; length])
+        });
+        let index: Vec<i32> = blocks.into_iter().flatten().collect();
+        let meant: Vec<i32> = (0..index.len())
+            .map(|row| (index[row], index[row / 128 * 128]))
+            .map(|(own, first)| if own == first { own } else { -1 })
+            .collect();
+        let form = Form::Contiguous {
+            rows: 256,
+            groups: 2,
+        };
+        let desc = desc(form, [144, 144], Arithmetic::E4M3_1D2D, Output::Bf16);
+        let expected = Problem::new(desc, &meant, 7);
+        let problem = Problem {
+            groups: index,
+            ..expected.clone()
+        };
+        for tile in Tile::candidates(desc.arithmetic, form) {
+            for cluster in CLUSTERS {
+                if let Ok(plan) = GemmPlan::with_tile(desc, tile, cluster) {
+                    expected.check(tile.kernel, &device.run(&problem, plan));
+                }
+            }
+        }
+    }
+}
+
 /// An index that is no group writes nothing rather than something.
 #[test]
 fn rows_of_unknown_groups_are_padding() {
@@ -229,7 +264,7 @@ fn rows_of_unknown_groups_are_padding() {
     }
 }
 
-/// Weight gradients: an empty group's D is zero, or stays when it is added to.
+/// Weight gradients: an empty group's D is zero, or has zero added to it.
 #[test]
 fn groups_along_k() {
     let device = Device::open();
@@ -243,6 +278,8 @@ fn groups_along_k() {
             let desc = desc(form, [144, 768], arithmetic, output);
             check_tiles(&device, desc, &[0, 128, 128, 640, 768]);
             check_tiles(&device, desc, &[128, 256, 256, 256, 512]);
+            // Below 0 is 0, beyond K is K, and what ends before it begins is empty.
+            check_tiles(&device, desc, &[-7, 256, 128, i32::MAX, 9999]);
         }
     }
 }

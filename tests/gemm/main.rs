@@ -8,8 +8,11 @@
 )]
 
 mod cases;
+mod dependent;
 mod device;
+mod exact;
 mod forms;
+mod graphs;
 mod mutants;
 mod operands;
 mod plans;

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use hadal::gemm::{Arithmetic, Form, GemmDesc, GemmPlan, Output, Tile};
 
+use crate::dependent;
 use crate::device::Device;
 use crate::problem::Problem;
 
@@ -21,12 +22,14 @@ const SEEDS: std::ops::RangeInclusive<u32> = 1..=20;
 /// Every occurrence.
 const ALL: usize = usize::MAX;
 
-/// What is changed: a name, a text of the kernel, its replacement, and which occurrence from 0. The
-/// loop over stages has a body for the odd one and two for pairs; boxes come in F32 and BF16.
-const MUTANTS: [(&str, &str, &str, usize); 18] = [
+/// What is changed: a name, a text of the kernel, its replacement, and which occurrence from 0. A turn
+/// of the ring has a body for each of the eight stages, and a ninth is for blocks of K that fill no
+/// turn; boxes come in F32 and BF16.
+const MUTANTS: [(&str, &str, &str, usize); 23] = [
     ("scale of the low rows added", "mul.f32", "add.f32", 0),
     ("scale of the high rows added", "mul.f32", "add.f32", 1),
-    ("scale of a pair's block added", "mul.f32", "add.f32", 2),
+    ("scale of the second stage added", "mul.f32", "add.f32", 2),
+    ("scale of a single block added", "mul.f32", "add.f32", 17),
     (
         "first step accumulates",
         "setp.ne.b32 accumulate",
@@ -52,15 +55,22 @@ const MUTANTS: [(&str, &str, &str, usize); 18] = [
         0,
     ),
     (
-        "products of a pair not waited for",
+        "products of the second stage not waited for",
         "wgmma.wait_group.sync.aligned 0",
         "wgmma.wait_group.sync.aligned 1",
         1,
     ),
+    (
+        "products of a single block not waited for",
+        "wgmma.wait_group.sync.aligned 0",
+        "wgmma.wait_group.sync.aligned 1",
+        8,
+    ),
     ("stage overwritten while read", TRY_WAIT, NO_WAIT, 0),
-    ("odd stage read before it is full", TRY_WAIT, NO_WAIT, 1),
-    ("first stage of a pair read early", TRY_WAIT, NO_WAIT, 2),
-    ("second stage of a pair read early", TRY_WAIT, NO_WAIT, 3),
+    ("first stage read before it is full", TRY_WAIT, NO_WAIT, 1),
+    ("second stage read early", TRY_WAIT, NO_WAIT, 2),
+    ("third stage read early", TRY_WAIT, NO_WAIT, 3),
+    ("stage of a single block read early", TRY_WAIT, NO_WAIT, 9),
     (
         "a part of the output not staged",
         "stmatrix.sync.aligned.m8n8.x4",
@@ -87,15 +97,35 @@ const MUTANTS: [(&str, &str, &str, usize); 18] = [
         ALL,
     ),
     (
-        "stage never freed",
+        "first stage never freed",
         "mbarrier.arrive.shared::cluster.b64",
         "// ",
         0,
     ),
+    (
+        "last stage of a turn never freed",
+        "mbarrier.arrive.shared::cluster.b64",
+        "// ",
+        7,
+    ),
+    (
+        "stage of a single block never freed",
+        "mbarrier.arrive.shared::cluster.b64",
+        "// ",
+        8,
+    ),
 ];
 
-fn mutate((_, from, to, nth): (&str, &str, &str, usize)) -> String {
-    let text = hadal::kernels::find(NAME).expect("compiled in").ptx;
+/// Of the kernel whose calls depend on each other.
+const OVERLAPS: [(&str, &str, &str, usize); 1] = [(
+    "memory touched before the last kernel has ended",
+    "griddepcontrol.wait",
+    "// ",
+    ALL,
+)];
+
+fn mutate(kernel: &str, (_, from, to, nth): (&str, &str, &str, usize)) -> String {
+    let text = hadal::kernels::find(kernel).expect("compiled in").ptx;
     assert!(text.contains(from), "the kernel has no {from}");
     if nth == ALL {
         return text.replace(from, to);
@@ -128,19 +158,36 @@ fn compute(text: Option<String>) {
     }
 }
 
+/// Which mutant a child is for.
+fn index() -> usize {
+    let index = std::env::var(VARIABLE).expect("the parent names a mutant");
+    index.parse().expect("a number")
+}
+
 #[test]
 #[ignore = "called by every_mutant_is_found in a process of its own"]
 fn child() {
-    let index = std::env::var(VARIABLE).expect("the parent names a mutant");
-    let index: usize = index.parse().expect("a number");
-    compute(MUTANTS.get(index).map(|&mutant| mutate(mutant)));
+    compute(MUTANTS.get(index()).map(|&mutant| mutate(NAME, mutant)));
+}
+
+#[test]
+#[ignore = "called by a_kernel_that_overtakes_is_found in a process of its own"]
+fn overlapping_child() {
+    let device = Device::open();
+    if let Some(&mutant) = OVERLAPS.get(index()) {
+        let text = mutate(dependent::NAME, mutant);
+        let replaced = device.context.replace_ptx(dependent::NAME, text);
+        replaced.expect("known");
+    }
+    dependent::check(&device, [1, 1]);
 }
 
 /// Whether the mutant computes the right thing under a seed of the software GPU's schedule.
-fn child_passes(index: usize, seed: u32) -> bool {
+fn child_passes(child: &str, index: usize, seed: u32) -> bool {
     let this = std::env::current_exe().expect("the test executable");
     let mut command = Command::new(this);
-    command.args(["mutants::child", "--exact", "--ignored", "--test-threads=1"]);
+    let child = format!("mutants::{child}");
+    command.args([&child, "--exact", "--ignored", "--test-threads=1"]);
     let output = command
         .env(VARIABLE, index.to_string())
         .env("SOFTGPU_SEED", seed.to_string())
@@ -160,17 +207,30 @@ fn child_passes(index: usize, seed: u32) -> bool {
     output.status.success()
 }
 
-#[test]
-fn every_mutant_is_found() {
+fn find_all(child: &str, mutants: &[(&str, &str, &str, usize)]) {
     for seed in SEEDS.take(3) {
         assert!(
-            child_passes(MUTANTS.len(), seed),
+            child_passes(child, mutants.len(), seed),
             "the kernel as it is does not pass seed {seed}"
         );
     }
-    let unnoticed: Vec<&str> = (0..MUTANTS.len())
-        .filter(|&index| SEEDS.into_iter().all(|seed| child_passes(index, seed)))
-        .map(|index| MUTANTS[index].0)
+    let unnoticed: Vec<&str> = (0..mutants.len())
+        .filter(|&index| {
+            SEEDS
+                .into_iter()
+                .all(|seed| child_passes(child, index, seed))
+        })
+        .map(|index| mutants[index].0)
         .collect();
     assert!(unnoticed.is_empty(), "unnoticed: {unnoticed:?}");
+}
+
+#[test]
+fn every_mutant_is_found() {
+    find_all("child", &MUTANTS);
+}
+
+#[test]
+fn a_kernel_that_overtakes_is_found() {
+    find_all("overlapping_child", &OVERLAPS);
 }

@@ -204,6 +204,145 @@ fn bound_operands_may_change() {
     }
 }
 
+/// Of a call's operands one is another than in the call before: only its maps are encoded again.
+#[test]
+fn each_operand_may_change_alone() {
+    let device = Device::open();
+    let stream = &device.stream;
+    let (rows, square) = (Shape::matrix(4, 128), Shape::matrix(128, 128));
+    let form = Form::Masked {
+        slot_rows: 4,
+        groups: 1,
+        expected_rows: 4,
+    };
+    // 1.0 and 2.0.
+    let codes = |len: usize| [0x38u8, 0x40].map(|code| device.upload(&vec![code; len]));
+    let (a, b) = (codes(4 * 128), codes(128 * 128));
+    let floats = |len: usize| [1.0f32, 3.0].map(|scale| device.upload(&vec![scale; len]));
+    for channel in [false, true] {
+        // Channel scales: one per row, or one in all.
+        let (of_rows, of_b) = (floats(4), floats(if channel { 128 } else { 1 }));
+        let counts = [4i32, 3].map(|count| device.upload(&[count]));
+        let mut d: [Buffer<bf16>; 2] = [0; 2].map(|_| device.upload(&[bf16::ZERO; 4 * 128]));
+        let arithmetic = match channel {
+            true => Arithmetic::Fp8Channel { a: Format::E4m3 },
+            false => Arithmetic::E4M3_1D2D,
+        };
+        let desc = GemmDesc {
+            form,
+            n: 128,
+            k: 128,
+            arithmetic,
+            output: Output::Bf16,
+            sms: 4,
+        };
+        let plan = GemmPlan::new(desc).expect("a plan");
+        let mut gemm = Gemm::new(&device.context, plan).expect("a kernel");
+        let all_in_one = View::from(&of_rows[1]).slice(0..1).expect("inside");
+        // Bit i: operand i is the second one. Each call changes one bit; 32 is the scale's stride.
+        let mut calls = vec![0usize, 1, 3, 7, 15, 31, 63, 62, 60, 56, 48, 32, 0];
+        if channel {
+            calls.extend([2, 66, 2, 66, 64 + 3]);
+        }
+        for chosen in calls {
+            let bit = |i: usize| chosen >> i & 1;
+            let scales = match chosen & 64 {
+                0 => View::from(&of_rows[bit(1)]),
+                _ => all_in_one,
+            };
+            let (codes, weights, of_b) = (&a[bit(0)], &b[bit(2)], &of_b[bit(3)]);
+            let d = &mut d[bit(5)];
+            d.fill_bytes(stream, 0).expect("filled");
+            let sides = match channel {
+                true => (
+                    Matrix::fp8_channel(Format::E4m3, codes, scales, rows),
+                    Matrix::fp8_channel(Format::E4m3, weights, of_b, square),
+                ),
+                false => (
+                    Matrix::fp8_rows(Format::E4m3, codes, scales, rows),
+                    Matrix::fp8_blocks(Format::E4m3, weights, of_b, square),
+                ),
+            };
+            let mut operands = Operands {
+                a: sides.0.expect("A"),
+                b: sides.1.expect("B"),
+                groups: Groups::Counts((&counts[bit(4)]).into()),
+                d: MatrixMut::bf16(&mut *d, rows).expect("D"),
+            };
+            gemm.run(stream, &mut operands).expect("launched");
+            let factors = [[1.0, 2.0][bit(0)], [1.0, 3.0][bit(1)], [1.0, 2.0][bit(2)]];
+            let product = 128.0 * factors.iter().product::<f32>() * [1.0, 3.0][bit(3)];
+            for (at, value) in d.to_vec(stream).expect("executed").iter().enumerate() {
+                let (row, column) = (at / 128, at % 128);
+                let expected = if row < 4 - bit(4) { product } else { 0.0 };
+                let found = value.to_f32();
+                assert_eq!(found, expected, "operands {chosen:#b}, D[{row}, {column}]");
+            }
+        }
+    }
+}
+
+/// A row of D of 4 GiB: its length in bytes does not fit 32 bits. The group is empty, so none of
+/// the memory needs to exist.
+#[test]
+fn rows_of_many_bytes() {
+    let device = Device::open();
+    let (n, k) = (1u32 << 30, 16);
+    let form = Form::Masked {
+        slot_rows: 1,
+        groups: 1,
+        expected_rows: 1,
+    };
+    let counts: Buffer<i32> = device.upload(&[0]);
+    for (arithmetic, output) in [
+        (Arithmetic::E4M3_1D2D, Output::F32),
+        (Arithmetic::Bf16, Output::AddF32),
+    ] {
+        let desc = GemmDesc {
+            form,
+            n,
+            k,
+            arithmetic,
+            output,
+            sms: 1,
+        };
+        for tile in Tile::candidates(arithmetic, form) {
+            let plan = GemmPlan::with_tile(desc, tile, [1, 1]).expect("a plan");
+            let mut gemm = Gemm::new(&device.context, plan).expect("a kernel");
+            let (a, b) = (Shape::matrix(1, k), Shape::matrix(n, k));
+            let elements = |shape: Shape| shape.rows as usize * shape.columns as usize;
+            let context = &device.context;
+            let base = 1 << 40;
+            // SAFETY: no element of any view is accessed: there is no row.
+            let codes = |len| unsafe { View::<u8>::from_raw(context, base, len) };
+            // SAFETY: as above.
+            let values = |len| unsafe { View::<bf16>::from_raw(context, base, len) };
+            // SAFETY: as above.
+            let scales = |len| unsafe { View::<f32>::from_raw(context, base, len) };
+            // SAFETY: as above.
+            let d = unsafe { ViewMut::<f32>::from_raw(context, 1 << 44, n as usize) };
+            let sides = match arithmetic {
+                Arithmetic::Bf16 => (
+                    Matrix::bf16(values(elements(a)), a),
+                    Matrix::bf16(values(elements(b)), b),
+                ),
+                _ => (
+                    Matrix::fp8_rows(Format::E4m3, codes(elements(a)), scales(4), a),
+                    Matrix::fp8_blocks(Format::E4m3, codes(elements(b)), scales(1 << 23), b),
+                ),
+            };
+            let mut operands = Operands {
+                a: sides.0.expect("A"),
+                b: sides.1.expect("B"),
+                groups: Groups::Counts((&counts).into()),
+                d: MatrixMut::f32(d, Shape::matrix(1, n)).expect("D"),
+            };
+            gemm.run(&device.stream, &mut operands).expect("launched");
+            device.stream.synchronize().expect("executed");
+        }
+    }
+}
+
 /// What would read or write the wrong memory, or compute something else, is refused.
 #[test]
 fn kinds_and_overlaps_are_refused() {
@@ -283,5 +422,40 @@ fn tiles_must_fit_the_problem() {
         ("gemm_1d2d_e4m3_64x128", [4, 1]),
     ] {
         assert!(error(name, cluster).starts_with(name), "{name}");
+    }
+}
+
+/// Groups along K need scales along K of both operands.
+#[test]
+fn groups_along_k_have_1d1d_scales() {
+    for arithmetic in [
+        Arithmetic::E4M3_1D2D,
+        Arithmetic::Fp8Block1d2d { a: Format::E5m2 },
+        Arithmetic::Fp8Channel { a: Format::E4m3 },
+        Arithmetic::Fp8Channel { a: Format::E5m2 },
+        Arithmetic::Bf16,
+    ] {
+        let desc = GemmDesc {
+            form: Form::KGrouped {
+                rows: 128,
+                groups: 2,
+            },
+            n: 128,
+            k: 256,
+            arithmetic,
+            output: Output::F32,
+            sms: 4,
+        };
+        let form = "K-grouped";
+        let expected = OperandError::NoTile { arithmetic, form };
+        assert_eq!(GemmPlan::new(desc), Err(expected));
+        for tile in Tile::ALL {
+            let error = GemmPlan::with_tile(desc, tile, [1, 1]).expect_err("not computed");
+            assert!(
+                matches!(error, OperandError::Cluster { .. }),
+                "{}: {error}",
+                tile.kernel
+            );
+        }
     }
 }
