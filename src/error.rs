@@ -4,6 +4,7 @@ use crate::device::DeviceError;
 use crate::ep::EpError;
 use crate::gemm::GemmError;
 use crate::memory::MemoryError;
+use crate::transfer::nvlink::NvLinkError;
 
 /// Any error of this crate.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -21,4 +22,7 @@ pub enum Error {
     /// The expert all-to-all.
     #[error(transparent)]
     Ep(#[from] EpError),
+    /// Transfers over NVLink.
+    #[error(transparent)]
+    NvLink(#[from] NvLinkError),
 }

@@ -122,7 +122,9 @@ fn a_window_outlives_its_rank() {
 fn heaps_come_and_go_without_leaking() {
     on_ranks(2, |mut side, context| {
         for _ in 0..64 {
-            let heap = SymmetricHeap::new(&mut side, &context, 1 << 20).unwrap();
+            let mut heap = SymmetricHeap::new(&mut side, &context, 1 << 20).unwrap();
+            heap.share_multicast(&mut side, &context).unwrap();
+            assert!(heap.multicast().is_ok());
             drop(heap);
         }
         let used = |context: &Arc<Context>| {
@@ -137,11 +139,22 @@ fn heaps_come_and_go_without_leaking() {
         let before = used(&context);
         side.barrier("measured").unwrap();
         for _ in 0..8 {
-            drop(SymmetricHeap::new(&mut side, &context, 1 << 20).unwrap());
+            let mut heap = SymmetricHeap::new(&mut side, &context, 1 << 20).unwrap();
+            heap.share_multicast(&mut side, &context).unwrap();
         }
         side.barrier("dropped again").unwrap();
         assert_eq!(used(&context), before, "rank {}", side.rank());
         side.barrier("end").unwrap();
+    });
+}
+
+#[test]
+fn one_rank_has_no_multicast_and_knows_why() {
+    on_ranks(1, |mut side, context| {
+        let mut heap = SymmetricHeap::new(&mut side, &context, 8).unwrap();
+        assert!(heap.multicast().is_err());
+        heap.share_multicast(&mut side, &context).unwrap();
+        assert_eq!(heap.multicast(), Err("rank 0: there is one rank"));
     });
 }
 
@@ -232,4 +245,19 @@ fn host_memory_is_seen_from_both_sides() {
             }
         );
     }
+}
+
+#[test]
+fn fabric_handles_share_memory() {
+    let [owner, peer] = [0, 1].map(|device| Context::new(device).unwrap());
+    let physical = Arc::new(Physical::new(&owner, 1).unwrap());
+    let handle = physical.export_fabric().unwrap().unwrap();
+    let bytes = physical.bytes();
+    let there = Arc::new(Physical::import_fabric(&peer, &handle, bytes).unwrap());
+    let mut mine = Reservation::new(&owner, bytes).unwrap();
+    let mut theirs = Reservation::new(&peer, bytes).unwrap();
+    let at = mine.map(0, &physical).unwrap();
+    let seen = theirs.map(0, &there).unwrap();
+    write(&owner, at + 8, 0xfab);
+    assert_eq!(read(&peer, seen + 8), 0xfab);
 }

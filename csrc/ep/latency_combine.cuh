@@ -5,8 +5,9 @@
 
 #include <cstdint>
 
-#include "ep/latency_common.cuh"
-#include "isa/convert.cuh"
+#include "ep/latency_config.cuh"
+#include "ep/reduce.cuh"
+#include "quant/values.cuh"
 
 namespace hadal::ep {
 
@@ -15,6 +16,27 @@ __device__ __forceinline__ hadal_ep_source load_source(uint64_t address) {
     const auto token = static_cast<uint32_t>(isa::ld_global_s32(address));
     const auto rank_and_k = static_cast<uint32_t>(isa::ld_global_s32(address + 4));
     return unpack_source(uint2{token, rank_and_k});
+}
+
+/// Sends the BF16 row at `from` as E4M3 codes and their scales, by the rule of quant/block_scale.cuh,
+/// with one warp: half of it has a block of 128.
+__device__ __forceinline__ void send_quantised(const hadal_ep_latency& ep, uint64_t to,
+                                               uint64_t from) {
+    const quant::Rule rule = quant::Rule::of(0);
+    const uint32_t lane = threadIdx.x % quant::kLanes;
+    const uint32_t half = threadIdx.x % kWarpLanes / quant::kLanes;
+    for (uint32_t first = 0; first < ep.combine_scales; first += kWarpLanes / quant::kLanes) {
+        const uint32_t block = first + half;
+        const uint32_t column = block * quant::kBlock + lane * quant::kValues;
+        uint4 packed = {};
+        if (column < ep.hidden) packed = isa::ld_global_nc_v4(from + uint64_t{column} * 2);
+        const quant::Values values(packed);
+        const float amax = quant::largest_of_lanes<quant::kLanes>(values.amax());
+        const float scale = quant::block_scale(amax, rule);
+        if (column >= ep.hidden) continue;
+        isa::st_global_v2(to + column, values.codes(scale, rule));
+        if (lane == 0) isa::st_global_f32(to + ep.hidden + block * 4, scale);
+    }
 }
 
 /// Send half: one CTA per local expert. Writes: combine slots and this expert's signal at every
@@ -46,9 +68,16 @@ __device__ __forceinline__ void combine_send(const hadal_ep_combine_send_params&
         const uint64_t y = p.y + uint64_t{expert} * ep.max_rows * row_bytes;
         for (uint32_t row = threadIdx.x / kWarpLanes; row < rows; row += kWarps) {
             const hadal_ep_source to = load_source(source_of + row * sizeof(hadal_ep_source));
-            copy_row(combine_slot(ep, to.rank, buffer, to.token, to.k),
-                     y + uint64_t{row} * row_bytes, row_bytes,
-                     [](uint64_t address) { return isa::ld_global_nc_v4(address); });
+            const uint64_t slot = combine_slot(ep, to.rank, buffer, to.token, to.k);
+            const uint64_t from = y + uint64_t{row} * row_bytes;
+            if (threadIdx.x % kWarpLanes == 0)
+                isa::red_add_relaxed_gpu_u64(&state_of(ep)->peers[to.rank].combined, 1);
+            if (ep.combine_scales != 0) {
+                send_quantised(ep, slot, from);
+            } else {
+                copy_row(slot, from, row_bytes,
+                         [](uint64_t address) { return isa::ld_global_nc_v4(address); });
+            }
         }
         // Orders the rows of all warps before the signals.
         __syncthreads();
@@ -60,51 +89,6 @@ __device__ __forceinline__ void combine_send(const hadal_ep_combine_send_params&
     }
     arrive_last(ep, HADAL_EP_COMBINE_SEND, epoch);
 }
-
-/// Elements of one 16-byte vector of BF16.
-constexpr uint32_t kElements = 8;
-
-/// Sum of one vector of one token, in the order of k, from +0.
-struct Sum {
-    float value[kElements];
-};
-
-/// acc = fma(weight, row, acc) for two elements. BF16 to F32 is exact: the value is the upper half
-/// of the word.
-__device__ __forceinline__ void add_weighted_pair(float* acc, float weight, uint32_t pair) {
-    acc[0] = __fmaf_rn(weight, __uint_as_float(pair << 16), acc[0]);
-    acc[1] = __fmaf_rn(weight, __uint_as_float(pair & 0xffff0000u), acc[1]);
-}
-
-/// acc = fma(weight, row, acc), element by element.
-__device__ __forceinline__ void add_weighted(Sum& acc, float weight, const uint4& row) {
-    add_weighted_pair(acc.value, weight, row.x);
-    add_weighted_pair(acc.value + 2, weight, row.y);
-    add_weighted_pair(acc.value + 4, weight, row.z);
-    add_weighted_pair(acc.value + 6, weight, row.w);
-}
-
-/// Output in F32.
-struct StoreF32 {
-    static __device__ __forceinline__ void store(uint64_t out, uint64_t element, const Sum& acc) {
-        const float* v = acc.value;
-        isa::st_global_v4(out + element * 4, uint4{__float_as_uint(v[0]), __float_as_uint(v[1]),
-                                                   __float_as_uint(v[2]), __float_as_uint(v[3])});
-        isa::st_global_v4(out + element * 4 + kVectorBytes,
-                          uint4{__float_as_uint(v[4]), __float_as_uint(v[5]), __float_as_uint(v[6]),
-                                __float_as_uint(v[7])});
-    }
-};
-
-/// Output in BF16, rounded to nearest even.
-struct StoreBf16 {
-    static __device__ __forceinline__ void store(uint64_t out, uint64_t element, const Sum& acc) {
-        const float* v = acc.value;
-        isa::st_global_v4(out + element * 2,
-                          uint4{isa::cvt_bf16x2(v[1], v[0]), isa::cvt_bf16x2(v[3], v[2]),
-                                isa::cvt_bf16x2(v[5], v[4]), isa::cvt_bf16x2(v[7], v[6])});
-    }
-};
 
 /// How the sum is stored.
 template <class Store>
@@ -132,6 +116,18 @@ __device__ __forceinline__ bool await_experts(const hadal_ep_latency& ep, uint64
     return __syncthreads_or(!ready) == 0;
 }
 
+/// acc = fma(weight, code * scale, acc), element by element, for eight E4M3 codes.
+__device__ __forceinline__ void add_weighted(Sum& acc, float weight, const uint2& codes,
+                                             float scale) {
+#pragma unroll
+    for (uint32_t i = 0; i < kElements; i += 2) {
+        const uint32_t word = i < kElements / 2 ? codes.x : codes.y;
+        const float2 pair = quant::decode(static_cast<uint16_t>(word >> (i % 4 * 8)), false);
+        acc.value[i] = __fmaf_rn(weight, __fmul_rn(pair.x, scale), acc.value[i]);
+        acc.value[i + 1] = __fmaf_rn(weight, __fmul_rn(pair.y, scale), acc.value[i + 1]);
+    }
+}
+
 /// The weighted sum of this CTA's share of (token, vector) pairs.
 template <class Config>
 __device__ __forceinline__ void reduce_tokens(const hadal_ep_combine_recv_params& p, uint64_t epoch,
@@ -153,8 +149,15 @@ __device__ __forceinline__ void reduce_tokens(const hadal_ep_combine_recv_params
                 (abandoned >> expert_owner(ep, static_cast<uint32_t>(expert)) & 1u) != 0)
                 continue;
             const uint64_t row = combine_slot(ep, ep.rank, buffer_of(epoch), token, k);
-            add_weighted(acc, weights[entry],
-                         isa::ld_global_v4(row + uint64_t{vector} * kVectorBytes));
+            if (ep.combine_scales != 0) {
+                const uint32_t block = vector / (quant::kBlock / kElements);
+                add_weighted(acc, weights[entry],
+                             isa::ld_global_v2(row + uint64_t{vector} * kElements),
+                             isa::ld_global_f32(row + ep.hidden + block * 4));
+            } else {
+                add_weighted(acc, weights[entry],
+                             isa::ld_global_v4(row + uint64_t{vector} * kVectorBytes));
+            }
         }
         Config::Output::store(p.out, uint64_t{token} * ep.hidden + vector * kElements, acc);
     }
@@ -174,10 +177,7 @@ __device__ __forceinline__ void combine_recv(const hadal_ep_combine_recv_params&
     __syncthreads();
     const bool ready = await_experts<Config>(ep, epoch, abandoned);
     if (ready && p.abandon == 0) {
-        if (blockIdx.x == 0 && threadIdx.x == 0 && abandoned != 0) {
-            auto* record = reinterpret_cast<hadal_ep_fault*>(ep.fault);
-            isa::st_release_sys_u64(&record->abandoned, epoch << 16 | abandoned);
-        }
+        if (blockIdx.x == 0 && threadIdx.x == 0) note_abandoned(ep, epoch, abandoned);
         reduce_tokens<Config>(p, epoch, abandoned);
     }
     // A CTA that was not ready set, or saw, the abort flag: then nobody gets a credit.

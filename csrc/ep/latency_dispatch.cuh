@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "ep/latency_common.cuh"
+#include "ep/latency_config.cuh"
 
 namespace hadal::ep {
 
@@ -30,7 +30,8 @@ __device__ __forceinline__ void send_row(const hadal_ep_dispatch_send_params& p,
 
 /// Finds the entries of `expert` in routing order and writes row j to slot j. All warps scan all
 /// entries, warp j % warps writes. The number of entries in `count`, the same in all threads;
-/// false, in all threads, if the routing was refused.
+/// false, in all threads, if the routing was refused. A token that does not name an expert twice has at
+/// most one row for it, so the slots suffice.
 template <class Config>
 __device__ __forceinline__ bool send_expert_rows(const hadal_ep_dispatch_send_params& p,
                                                  uint64_t epoch, uint32_t expert, uint32_t& count) {
@@ -51,30 +52,30 @@ __device__ __forceinline__ bool send_expert_rows(const hadal_ep_dispatch_send_pa
                 0,
                 0,
                 0};
+    const auto refuse = [&](uint32_t entry, int32_t chosen) {
+        fault.kind = HADAL_EP_FAULT_INDEX;
+        fault.slot = entry;
+        fault.expected = ep.experts;
+        fault.seen = static_cast<uint64_t>(int64_t{chosen});
+    };
     count = 0;
+    uint32_t last = ep.max_tokens;  // token of the last row
     for (uint32_t first = 0; first < entries; first += kWarpLanes) {
         const uint32_t entry = first + threadIdx.x % kWarpLanes;
         const int32_t chosen = entry < entries ? routing[entry] : -1;
-        if (chosen < -1 || chosen >= static_cast<int32_t>(ep.experts)) {
-            fault.kind = HADAL_EP_FAULT_INDEX;
-            fault.slot = entry;
-            fault.expected = ep.experts;
-            fault.seen = static_cast<uint64_t>(int64_t{chosen});
-        }
+        if (chosen < -1 || chosen >= static_cast<int32_t>(ep.experts)) refuse(entry, chosen);
         for (uint32_t found = __ballot_sync(kFullWarp, chosen == static_cast<int32_t>(expert));
-             found != 0; found &= found - 1, ++count) {
-            if (count < ep.max_tokens && count % kWarps == warp) {
-                const uint32_t from =
-                    first + static_cast<uint32_t>(__ffs(static_cast<int>(found))) - 1;
-                send_row(p, slots + uint64_t{count} * ep.slot_bytes, from);
+             found != 0; found &= found - 1) {
+            const uint32_t from = first + static_cast<uint32_t>(__ffs(static_cast<int>(found))) - 1;
+            const uint32_t token = from / ep.topk;
+            if (token == last) {
+                refuse(from, static_cast<int32_t>(expert));
+                continue;
             }
+            last = token;
+            if (count % kWarps == warp) send_row(p, slots + uint64_t{count} * ep.slot_bytes, from);
+            ++count;
         }
-    }
-    if (count > ep.max_tokens) {
-        fault.kind = HADAL_EP_FAULT_SLOTS;
-        fault.slot = expert;
-        fault.expected = ep.max_tokens;
-        fault.seen = count;
     }
     if (fault.kind != HADAL_EP_FAULT_NONE) raise_fault(ep, fault);
     // The barrier also orders the rows of all warps before thread 0's signal.
@@ -104,6 +105,7 @@ __device__ __forceinline__ void dispatch_send(const hadal_ep_dispatch_send_param
             const uint32_t local = expert - first_expert(ep, owner);
             isa::st_release_sys_u64(dispatch_signal(ep, owner, buffer_of(epoch), local, ep.rank),
                                     signal_word(epoch, count));
+            isa::red_add_relaxed_gpu_u64(&state_of(ep)->peers[owner].dispatched, count);
         }
     }
     arrive_last(ep, HADAL_EP_DISPATCH_SEND, epoch);

@@ -44,9 +44,10 @@ __device__ __forceinline__ void swiglu_quantise(const hadal_swiglu_quantise_para
                               swiglu(bf16_high(gate.y), bf16_high(up.y))};
         const float amax = warp_max(fmaxf(fmaxf(fabsf(value.x), fabsf(value.y)),
                                           fmaxf(fabsf(value.z), fabsf(value.w))));
-        const float scale = quant::block_scale(amax);
+        const quant::Rule rule = quant::Rule::of(0);
+        const float scale = quant::block_scale(amax, rule);
         auto* codes = reinterpret_cast<uint8_t*>(p.codes) + flat * p.intermediate + column;
-        *reinterpret_cast<uint32_t*>(codes) = quant::quantise(value, scale);
+        *reinterpret_cast<uint32_t*>(codes) = quant::quantise(value, scale, rule);
         if (lane == 0) {
             reinterpret_cast<float*>(
                 p.scales)[(uint64_t{group} * blocks + block) * p.scale_stride + row] = scale;

@@ -13,10 +13,11 @@ use hadal::ep::latency::{
     CombineInput, DispatchInput, LatencyBuffers, LatencyDesc, LatencyPlan, Output, Payload,
     Received, ReceivedRows, Rows as DispatchRows,
 };
+use hadal::gemm::{Format, Shape};
 use hadal::memory::Bootstrap;
 use hadal::moe::{RouteDesc, RouteOperands, RoutePlan, add_shared};
 use hadal::params::EpSource;
-use hadal::quant::{QuantDesc, QuantPlan, Quantise, ScaleLayout};
+use hadal::quant::{Quantise1x128, Quantise1x128Desc, Quantise1x128Plan, ScaleLayout, Scaling};
 use half::bf16;
 use indicatif::ProgressBar;
 use std::ops::Range;
@@ -81,7 +82,7 @@ struct Rank<'a> {
     stream: Stream,
     route: RoutePlan,
     /// Row-major scales for the dispatch, M-major ones for the shared expert.
-    quantise: [Quantise; 2],
+    quantise: [Quantise1x128; 2],
     all_to_all: LatencyBuffers,
     experts: Option<Mlp>,
     shared: Option<Mlp>,
@@ -193,6 +194,7 @@ impl<'a> Rank<'a> {
         self.quantise()?;
         timer.mark(&self.stream, QUANTISE)?;
         let input = DispatchInput {
+            first: 0,
             tokens: size(self.job.tokens.len())?,
             rows: DispatchRows::Fp8 {
                 codes: &self.codes,
@@ -421,6 +423,7 @@ fn all_to_all(job: &Job<'_>, ranks: u32) -> Result<LatencyPlan> {
         hidden: size(job.config.hidden)?,
         max_tokens: size(job.max_tokens.max(1))?,
         payload: Payload::Fp8,
+        combine: Payload::Bf16,
         max_rows: None,
         ctas: LatencyDesc::DEFAULT_CTAS,
         timeout: LatencyDesc::DEFAULT_TIMEOUT,
@@ -428,23 +431,24 @@ fn all_to_all(job: &Job<'_>, ranks: u32) -> Result<LatencyPlan> {
     LatencyPlan::new(desc).map_err(Error::device("plan of the all-to-all"))
 }
 
-fn quantise(stream: &Stream, job: &Job<'_>, layout: ScaleLayout) -> Result<Quantise> {
+fn quantise(stream: &Stream, job: &Job<'_>, layout: ScaleLayout) -> Result<Quantise1x128> {
     let context = stream.context();
     let sms = context
         .multiprocessors()
         .map_err(Error::device("device attributes"))?;
     let (rows, columns) = (size(job.tokens.len())?, size(job.config.hidden)?);
-    let plan = QuantPlan::new(QuantDesc {
-        rows,
-        columns,
+    let plan = Quantise1x128Plan::new(Quantise1x128Desc {
+        shape: Shape::matrix(rows, columns),
+        format: Format::E4m3,
         layout,
+        scaling: Scaling::Exact,
         sms,
     });
     let plan = plan.map_err(Error::device("plan of the quantisation"))?;
-    Quantise::new(context, plan).map_err(Error::device("loading the quantisation"))
+    Quantise1x128::new(context, plan).map_err(Error::device("loading the quantisation"))
 }
 
-fn scales_of(stream: &Stream, quantise: &Quantise) -> Result<Buffer<f32>> {
+fn scales_of(stream: &Stream, quantise: &Quantise1x128) -> Result<Buffer<f32>> {
     let count = usize::try_from(quantise.plan().scales).map_err(memory())?;
     Buffer::zeroed(stream, count).map_err(memory())
 }

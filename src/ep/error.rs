@@ -3,8 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::device::DeviceError;
 use crate::memory::MemoryError;
+use crate::params;
 
 /// Why a round failed, or was not begun.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -54,6 +57,17 @@ pub enum EpError {
         /// The round whose turn it is.
         next: u64,
     },
+    /// A round that was begun in a capture is called outside of it, or the reverse.
+    #[error(
+        "{operation}: epoch {epoch} is called in another capture than it was begun in, expected all \
+         calls of a round in one capture or in none"
+    )]
+    Capture {
+        /// The call.
+        operation: Operation,
+        /// The round of the call.
+        epoch: u64,
+    },
     /// A kernel found a fault. The communicator is of no further use; the context is.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -73,9 +87,11 @@ pub enum EpError {
     },
 }
 
-/// The four kernels of a round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// The kernels of a round, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Operation {
+    /// Throughput mode: entries and rows are counted, and the counts go to all ranks.
+    Count,
     /// Rows go out to the experts' ranks.
     DispatchSend,
     /// Rows come in and are laid out for the experts.
@@ -86,9 +102,32 @@ pub enum Operation {
     CombineRecv,
 }
 
+impl Operation {
+    /// All of them.
+    pub(in crate::ep) const IN_ORDER: [Self; 5] = [
+        Self::Count,
+        Self::DispatchSend,
+        Self::DispatchRecv,
+        Self::CombineSend,
+        Self::CombineRecv,
+    ];
+
+    /// Its number on the device.
+    pub(in crate::ep) const fn kernel(self) -> u32 {
+        match self {
+            Self::Count => params::HADAL_EP_COUNT,
+            Self::DispatchSend => params::HADAL_EP_DISPATCH_SEND,
+            Self::DispatchRecv => params::HADAL_EP_DISPATCH_RECV,
+            Self::CombineSend => params::HADAL_EP_COMBINE_SEND,
+            Self::CombineRecv => params::HADAL_EP_COMBINE_RECV,
+        }
+    }
+}
+
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Count => "count",
             Self::DispatchSend => "dispatch send",
             Self::DispatchRecv => "dispatch receive",
             Self::CombineSend => "combine send",
@@ -110,8 +149,10 @@ pub enum Phase {
     CombineSignal,
     /// Reading this rank's routing.
     Routing,
-    /// Placing received rows.
+    /// Placing received rows; in throughput mode also before they are sent.
     Placement,
+    /// Waiting for a source's counts, or adding them up.
+    Counts,
 }
 
 impl fmt::Display for Phase {
@@ -123,6 +164,7 @@ impl fmt::Display for Phase {
             Self::CombineSignal => "combine signal",
             Self::Routing => "routing",
             Self::Placement => "placement",
+            Self::Counts => "counts",
         })
     }
 }
@@ -134,13 +176,12 @@ pub enum FaultKind {
     Timeout,
     /// The awaited peer reported a fault of its own.
     Poisoned,
-    /// A routing entry outside `-1..experts`; `slot` is `token * topk + k`, `seen` the entry.
+    /// A routing entry outside `-1..experts`, or an expert that the token has named already; `slot` is `token * topk + k`, `seen` the entry.
     Index,
-    /// More rows of this rank for one expert (`slot`) than `max_tokens`.
-    Slots,
-    /// More rows for one expert (`slot`) of this rank than `max_rows`.
+    /// More rows for one expert (`slot`) of this rank than `max_rows`; in throughput mode for the rank `peer`
+    /// than `max_recv_rows` or `max_rows`.
     Rows,
-    /// A peer's word shows an epoch that cannot be.
+    /// A peer's word shows an epoch that cannot be, or its counts contradict their checksum or its rows.
     Protocol,
 }
 
@@ -149,10 +190,9 @@ impl fmt::Display for FaultKind {
         f.write_str(match self {
             Self::Timeout => "timeout",
             Self::Poisoned => "the peer faulted",
-            Self::Index => "routing entry out of range",
-            Self::Slots => "too many rows for one expert from this rank",
-            Self::Rows => "too many rows for one expert",
-            Self::Protocol => "epoch from the future",
+            Self::Index => "routing entry out of range or repeated",
+            Self::Rows => "too many rows",
+            Self::Protocol => "a word that cannot be",
         })
     }
 }

@@ -11,11 +11,57 @@ pub enum MemoryError {
     /// The device refused.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// A number of ranks outside what is supported.
-    #[error("{ranks} ranks, expected 1 or more")]
+    /// A rank that is none of the ranks.
+    #[error("rank {rank} of {ranks} ranks, expected less than their number")]
     Ranks {
-        /// Ranks asked for.
+        /// The rank.
+        rank: u32,
+        /// All ranks.
         ranks: u32,
+    },
+    /// A variable of the environment that is missing, or says what cannot be.
+    #[error("{variable} is {}, expected {expected}", value.as_deref().unwrap_or("not set"))]
+    Environment {
+        /// Its name.
+        variable: &'static str,
+        /// Its value, if it is set.
+        value: Option<String>,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A shared secret that is too easy to guess.
+    #[error("the shared secret has {bytes} bytes, expected at least {least}")]
+    Secret {
+        /// Its bytes.
+        bytes: usize,
+        /// Fewest bytes.
+        least: usize,
+    },
+    /// Ranks could not be connected.
+    #[error("cannot meet at {address}: {message}")]
+    Connect {
+        /// Where.
+        address: String,
+        /// What the operating system says.
+        message: String,
+    },
+    /// A rank said something that was not understood.
+    #[error("{operation}: rank {rank} is not understood: {message}")]
+    Message {
+        /// The meeting.
+        operation: &'static str,
+        /// Whose value.
+        rank: u32,
+        /// Why.
+        message: String,
+    },
+    /// Memory of a rank of another host, whose device or host offers no fabric handle.
+    #[error("{what}: rank {rank} is on another host and offers no fabric handle")]
+    OtherHost {
+        /// What was to be shared.
+        what: &'static str,
+        /// The other rank.
+        rank: u32,
     },
     /// Ranks did not come to a meeting in time.
     #[error("{operation}: ranks {missing:?} did not come within {waited:?}")]
@@ -43,7 +89,7 @@ pub enum MemoryError {
         /// The other rank.
         rank: u32,
         /// The meeting of that rank.
-        found: &'static str,
+        found: String,
     },
     /// An earlier meeting failed, so the ranks can no longer be brought together.
     #[error("{operation}: an earlier meeting of these ranks failed")]

@@ -1,27 +1,56 @@
 //! The symmetric heap: one window per rank, and every window mapped by every rank.
 //!
 //! Window `p` lies at `address() + p * stride()` in each rank's own address range, so an offset names
-//! the same place on all ranks. All windows have the same size. The heap starts zeroed, and creation ends with a
+//! the same place on all ranks. All windows have the same size. A window is handed to ranks of the same host as a file, to
+//! those of other hosts in the NVLink domain as a fabric handle. The heap starts zeroed, and creation ends with a
 //! meeting: nobody can reach a window that its rank has not zeroed yet.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::bootstrap::Brought;
+use super::multicast::Multicast;
+use super::vmm::FabricHandle;
 use super::{Bootstrap, MemoryError, Physical, Reservation};
 use crate::device::{Context, Stream};
 use crate::memory::vmm;
+
+const ALLOCATE: &str = "symmetric heap: allocate";
 
 /// One rank's view of the heap. Dropping it unmaps all windows here; a window's memory lives until
 /// every rank has done so, in any order. Kernels that were given an address must have ended.
 #[derive(Debug)]
 pub struct SymmetricHeap {
+    /// All windows at once, or why there is no such address.
+    multicast: Result<Multicast, String>,
     reservation: Reservation,
+    own: Arc<Physical>,
     rank: u32,
     ranks: u32,
     stride: u64,
 }
 
-/// What a rank brings to the first meeting, or why it cannot.
-type Offer = Result<Arc<Physical>, String>;
+/// What a rank brings to the first meeting, beside the file of its window, or why there is none.
+type Offer = Result<Window, String>;
+
+/// A window as other ranks learn of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Window {
+    bytes: u64,
+    /// For ranks of other hosts.
+    fabric: Option<FabricHandle>,
+}
+
+/// How a rank's window is reached.
+#[derive(Debug, Clone, Copy)]
+enum Reach<'a> {
+    /// A rank of this host.
+    File(BorrowedFd<'a>),
+    /// A rank of another one.
+    Fabric(&'a FabricHandle),
+}
 
 impl SymmetricHeap {
     /// Allocates this rank's window of at least `bytes` and maps everyone's. All ranks call it together.
@@ -35,12 +64,20 @@ impl SymmetricHeap {
         bytes: u64,
     ) -> Result<Self, MemoryError> {
         // A rank that fails still comes to the meeting, so that its peers learn why.
-        let own = Physical::new(context, bytes).map(Arc::new);
-        let offer: Offer = own.as_ref().map(Arc::clone).map_err(ToString::to_string);
-        let offers = bootstrap.all_gather("symmetric heap: allocate", offer)?;
-        let own = own?;
-        let windows = accept(&offers, own.bytes())?;
-        let mapped = Self::map(context, bootstrap.rank(), &windows);
+        let own = Physical::new(context, bytes).and_then(|own| {
+            let (bytes, fabric) = (own.bytes(), own.export_fabric()?);
+            Ok((own.export()?, Window { bytes, fabric }, own))
+        });
+        let (offer, file, own) = match own {
+            Ok((file, window, own)) => (Ok(window), Some(file), Ok(own)),
+            Err(error) => (Err(error.to_string()), None, Err(error)),
+        };
+        let offers = bootstrap.all_gather_files(ALLOCATE, offer, file)?;
+        let own = Arc::new(own?);
+        // All ranks have the same offers, and so refuse them together.
+        let reaches = accept(&offers, own.bytes())?;
+        let mapped = import(context, (bootstrap.rank(), own), &reaches)
+            .and_then(|windows| Self::map(context, bootstrap.rank(), &windows));
         bootstrap.agree("symmetric heap: map", mapped)
     }
 
@@ -50,7 +87,7 @@ impl SymmetricHeap {
         windows: &[Arc<Physical>],
     ) -> Result<Self, MemoryError> {
         let ranks = u32::try_from(windows.len()).unwrap_or(u32::MAX);
-        let own = &windows[rank as usize];
+        let own = Arc::clone(&windows[rank as usize]);
         let stride = vmm::round_to_granularity(context, own.bytes())?;
         let bytes = stride.checked_mul(u64::from(ranks));
         let bytes = bytes.ok_or(MemoryError::TooLarge {
@@ -61,16 +98,44 @@ impl SymmetricHeap {
         for (peer, window) in (0u64..).zip(windows) {
             reservation.map(peer * stride, window)?;
         }
-        let own = reservation.address() + u64::from(rank) * stride;
+        let address = reservation.address() + u64::from(rank) * stride;
         let stream = Stream::new(context)?;
-        reservation.zero(&stream, own)?;
+        reservation.zero(&stream, address)?;
         stream.synchronize()?;
         Ok(Self {
+            multicast: Err("nobody asked for multicast".to_owned()),
             reservation,
+            own,
             rank,
             ranks,
             stride,
         })
+    }
+
+    /// Maps all windows at one more address, for the `multimem` instructions, where devices and switch support it and all ranks are on one host;
+    /// [`Self::multicast`] is the outcome. All ranks call it together, once, with the context of [`Self::new`].
+    ///
+    /// # Errors
+    /// A failed meeting. That there is no multicast is none.
+    pub fn share_multicast(
+        &mut self,
+        bootstrap: &mut Bootstrap,
+        context: &Arc<Context>,
+    ) -> Result<(), MemoryError> {
+        self.multicast = Multicast::new(bootstrap, context, &self.own)?;
+        Ok(())
+    }
+
+    /// Address of all windows at once, on this rank: what a `multimem` instruction does at an offset from there, it does at
+    /// that offset of every window. Ordinary accesses there are illegal.
+    ///
+    /// # Errors
+    /// Why there is no such address, the same on all ranks.
+    pub fn multicast(&self) -> Result<u64, &str> {
+        match &self.multicast {
+            Ok(multicast) => Ok(multicast.address()),
+            Err(reason) => Err(reason),
+        }
     }
 
     /// Address of window 0 on this rank.
@@ -104,28 +169,86 @@ impl SymmetricHeap {
     }
 }
 
-/// Everyone's window, if all have one of `bytes`.
-fn accept(offers: &[Arc<Offer>], bytes: u64) -> Result<Vec<Arc<Physical>>, MemoryError> {
-    let mut windows = Vec::with_capacity(offers.len());
+/// How everyone is reached, if all have a window of `bytes`.
+fn accept(offers: &[Brought<Offer>], bytes: u64) -> Result<Vec<Reach<'_>>, MemoryError> {
+    let mut reaches = Vec::with_capacity(offers.len());
     for (rank, offer) in (0u32..).zip(offers) {
-        match offer.as_ref() {
-            Ok(window) if window.bytes() == bytes => windows.push(Arc::clone(window)),
-            Ok(window) => {
-                return Err(MemoryError::Disagreement {
-                    what: "size of a window",
-                    rank,
-                    found: window.bytes().to_string(),
-                    expected: bytes.to_string(),
-                });
-            }
-            Err(message) => {
-                return Err(MemoryError::Peer {
-                    operation: "symmetric heap: allocate",
-                    rank,
-                    message: message.clone(),
-                });
-            }
+        let window = offer.value.as_ref().map_err(|message| MemoryError::Peer {
+            operation: ALLOCATE,
+            rank,
+            message: message.clone(),
+        })?;
+        if window.bytes != bytes {
+            return Err(MemoryError::Disagreement {
+                what: "size of a window",
+                rank,
+                found: window.bytes.to_string(),
+                expected: bytes.to_string(),
+            });
         }
+        reaches.push(match (&offer.file, &window.fabric) {
+            (Some(file), _) => Reach::File(file.as_fd()),
+            (None, Some(fabric)) => Reach::Fabric(fabric),
+            (None, None) => {
+                return Err(MemoryError::OtherHost {
+                    what: "symmetric heap",
+                    rank,
+                });
+            }
+        });
     }
-    Ok(windows)
+    Ok(reaches)
+}
+
+/// Everyone's window: `own`, and what the others' handles stand for.
+fn import(
+    context: &Arc<Context>,
+    (rank, own): (u32, Arc<Physical>),
+    reaches: &[Reach<'_>],
+) -> Result<Vec<Arc<Physical>>, MemoryError> {
+    let window = |(peer, reach): (u32, &Reach<'_>)| match *reach {
+        _ if peer == rank => Ok(Arc::clone(&own)),
+        Reach::File(file) => Physical::import(context, file, own.bytes()).map(Arc::new),
+        Reach::Fabric(fabric) => {
+            Physical::import_fabric(context, fabric, own.bytes()).map(Arc::new)
+        }
+    };
+    (0u32..).zip(reaches).map(window).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(value: Offer) -> Brought<Offer> {
+        Brought { value, file: None }
+    }
+
+    #[test]
+    fn ranks_without_a_file_are_reached_by_fabric_or_not_at_all() {
+        let context = Context::new(0).unwrap();
+        let own = Physical::new(&context, 1).unwrap();
+        let (bytes, fabric) = (own.bytes(), own.export_fabric().unwrap());
+        assert!(fabric.is_some(), "the software GPU offers fabric handles");
+        let offers = [
+            offer(Ok(Window { bytes, fabric })),
+            offer(Ok(Window {
+                bytes,
+                fabric: None,
+            })),
+        ];
+        let reaches = accept(&offers[..1], bytes).unwrap();
+        assert!(matches!(reaches[..], [Reach::Fabric(_)]), "{reaches:?}");
+        // As rank 1 would, to whom rank 0 is on another host.
+        let other = Arc::new(Physical::new(&context, 1).unwrap());
+        let windows = import(&context, (1, other), &reaches).unwrap();
+        let mut reservation = Reservation::new(&context, 2 * bytes).unwrap();
+        reservation.map(0, &Arc::new(own)).unwrap();
+        reservation.map(bytes, &windows[0]).unwrap();
+        let expected = MemoryError::OtherHost {
+            what: "symmetric heap",
+            rank: 1,
+        };
+        assert_eq!(accept(&offers, bytes).unwrap_err(), expected);
+    }
 }

@@ -10,17 +10,27 @@
     reason = "sizes were checked to fit isize when they were rounded up"
 )]
 
+use std::ffi::c_void;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use cudarc::driver::sys::{
-    CUmemAccess_flags, CUmemAccessDesc, CUmemAllocationGranularity_flags,
+    CUdevice_attribute, CUmemAccess_flags, CUmemAccessDesc, CUmemAllocationGranularity_flags,
     CUmemAllocationHandleType, CUmemAllocationProp, CUmemAllocationProp_st__bindgen_ty_1,
-    CUmemAllocationType, CUmemGenericAllocationHandle, CUmemLocation, CUmemLocationType,
+    CUmemAllocationType, CUmemFabricHandle, CUmemGenericAllocationHandle, CUmemLocation,
+    CUmemLocationType,
 };
+use serde::{Deserialize, Serialize};
 
 use super::MemoryError;
 use crate::device::driver::call;
 use crate::device::{Context, DeviceError, Stream};
+
+/// How memory is handed to other ranks of this host.
+const FILE: CUmemAllocationHandleType =
+    CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+/// How memory is handed to ranks of other hosts in the same NVLink domain.
+const FABRIC: CUmemAllocationHandleType = CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_FABRIC;
 
 fn location(context: &Context) -> CUmemLocation {
     CUmemLocation {
@@ -29,11 +39,10 @@ fn location(context: &Context) -> CUmemLocation {
     }
 }
 
-fn properties(context: &Context) -> CUmemAllocationProp {
+fn properties(context: &Context, handles: CUmemAllocationHandleType) -> CUmemAllocationProp {
     CUmemAllocationProp {
         type_: CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED,
-        // Ranks are threads of one process and share the handle itself.
-        requestedHandleTypes: CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_NONE,
+        requestedHandleTypes: handles,
         location: location(context),
         win32HandleMetaData: std::ptr::null_mut(),
         allocFlags: CUmemAllocationProp_st__bindgen_ty_1 {
@@ -49,7 +58,7 @@ fn properties(context: &Context) -> CUmemAllocationProp {
 pub(super) fn round_to_granularity(context: &Context, bytes: u64) -> Result<u64, MemoryError> {
     context.bind()?;
     let mut unit = 0;
-    let properties = properties(context);
+    let properties = properties(context, FILE);
     let option = CUmemAllocationGranularity_flags::CU_MEM_ALLOC_GRANULARITY_RECOMMENDED;
     // SAFETY: a valid place for the answer and valid properties.
     unsafe {
@@ -69,12 +78,18 @@ pub(super) fn round_to_granularity(context: &Context, bytes: u64) -> Result<u64,
         })
 }
 
-/// Physical memory of one device, without an address. Shared by `Arc`, also between ranks.
+/// What names physical memory to any rank of the NVLink domain, also on other hosts, while somebody holds
+/// the memory. Plain bytes: they can be sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FabricHandle(Vec<u8>);
+
+/// Physical memory of one device, without an address. It lives as long as any rank holds or maps it.
 #[derive(Debug)]
 pub struct Physical {
     context: Arc<Context>,
     handle: CUmemGenericAllocationHandle,
     bytes: u64,
+    fabric: bool,
 }
 
 impl Physical {
@@ -84,7 +99,24 @@ impl Physical {
     /// A driver error, such as out of memory.
     pub fn new(context: &Arc<Context>, bytes: u64) -> Result<Self, MemoryError> {
         let bytes = round_to_granularity(context, bytes)?;
-        let properties = properties(context);
+        let supported = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_FABRIC_SUPPORTED;
+        if context.attribute(supported)? != 0 {
+            // A device may offer fabric handles on a host that is not set up for them. If memory
+            // is short, the second try says so too.
+            let both = CUmemAllocationHandleType(FILE.0 | FABRIC.0);
+            if let Ok(physical) = Self::create(context, bytes, both) {
+                return Ok(physical);
+            }
+        }
+        Self::create(context, bytes, FILE)
+    }
+
+    fn create(
+        context: &Arc<Context>,
+        bytes: u64,
+        handles: CUmemAllocationHandleType,
+    ) -> Result<Self, MemoryError> {
+        let properties = properties(context, handles);
         let mut handle = 0;
         let size = bytes as usize;
         // SAFETY: a valid place for the answer and valid properties.
@@ -93,7 +125,117 @@ impl Physical {
             context: Arc::clone(context),
             handle,
             bytes,
+            fabric: handles != FILE,
         })
+    }
+
+    /// A handle for ranks of other hosts, if this host and device offer one.
+    ///
+    /// # Errors
+    /// A driver error.
+    pub fn export_fabric(&self) -> Result<Option<FabricHandle>, MemoryError> {
+        if !self.fabric {
+            return Ok(None);
+        }
+        self.context.bind()?;
+        let mut fabric = CUmemFabricHandle { data: [0; 64] };
+        let place = (&raw mut fabric).cast();
+        // SAFETY: the handle is alive and was created for this type, whose answer are these bytes.
+        unsafe { call!(cuMemExportToShareableHandle(place, self.handle, FABRIC, 0)) }?;
+        Ok(Some(FabricHandle(fabric.data.to_vec())))
+    }
+
+    /// The memory of `bytes` that a rank, maybe of another host, exported as `fabric`.
+    ///
+    /// # Errors
+    /// A driver error, such as memory that is gone or out of reach.
+    pub fn import_fabric(
+        context: &Arc<Context>,
+        fabric: &FabricHandle,
+        bytes: u64,
+    ) -> Result<Self, MemoryError> {
+        context.bind()?;
+        // Bytes of another length come from no rank; then the driver refuses what is left of them.
+        let mut data = [0; 64];
+        for (to, from) in data.iter_mut().zip(&fabric.0) {
+            *to = *from;
+        }
+        let mut named = CUmemFabricHandle { data };
+        let mut handle = 0;
+        // SAFETY: a valid place for the answer, and 64 readable bytes.
+        unsafe {
+            call!(cuMemImportFromShareableHandle(
+                &raw mut handle,
+                (&raw mut named).cast(),
+                FABRIC
+            ))
+        }?;
+        Ok(Self {
+            context: Arc::clone(context),
+            handle,
+            bytes,
+            fabric: true,
+        })
+    }
+
+    /// Takes over a handle of `bytes` that the driver has just given, for ranks of this host.
+    pub(super) fn from_handle(
+        context: &Arc<Context>,
+        handle: CUmemGenericAllocationHandle,
+        bytes: u64,
+    ) -> Self {
+        Self {
+            context: Arc::clone(context),
+            handle,
+            bytes,
+            fabric: false,
+        }
+    }
+
+    pub(super) fn context(&self) -> &Context {
+        &self.context
+    }
+
+    pub(super) fn handle(&self) -> CUmemGenericAllocationHandle {
+        self.handle
+    }
+
+    /// A file that stands for the memory, in this process or another that is given it.
+    ///
+    /// # Errors
+    /// A driver error.
+    pub fn export(&self) -> Result<OwnedFd, MemoryError> {
+        self.context.bind()?;
+        let mut file: RawFd = -1;
+        let place = (&raw mut file).cast();
+        // SAFETY: the handle is alive and was created for this type, whose answer is a descriptor.
+        unsafe { call!(cuMemExportToShareableHandle(place, self.handle, FILE, 0)) }?;
+        // SAFETY: the driver has just opened it for the caller.
+        Ok(unsafe { OwnedFd::from_raw_fd(file) })
+    }
+
+    /// The memory of `bytes` that another rank exported as `file`.
+    ///
+    /// # Errors
+    /// A driver error, such as a file that stands for no memory.
+    pub fn import(
+        context: &Arc<Context>,
+        file: BorrowedFd<'_>,
+        bytes: u64,
+    ) -> Result<Self, MemoryError> {
+        context.bind()?;
+        let mut handle = 0;
+        // The driver takes the number of a descriptor in the place of a pointer.
+        let number = file.as_raw_fd().cast_unsigned() as usize as *mut c_void;
+        // SAFETY: a valid place for the answer; the descriptor is open and stays the caller's.
+        unsafe {
+            call!(cuMemImportFromShareableHandle(
+                &raw mut handle,
+                number,
+                FILE
+            ))
+        }?;
+        Ok(Self::from_handle(context, handle, bytes))
     }
 
     /// Bytes, a multiple of the device's granularity.

@@ -76,6 +76,9 @@ impl SwigluDesc {
             groups <= 65_535,
             "at most 65535",
         )?;
+        dimension(OPERATION, "rows", rows)?;
+        dimension(OPERATION, "intermediate", intermediate)?;
+        dimension(OPERATION, "scale_stride", scale_stride)?;
         let warps = rows.saturating_mul(intermediate / BLOCK);
         let ctas = warps.div_ceil(8).clamp(1, MAX_CTAS);
         Ok(SwigluPlan {
@@ -86,6 +89,21 @@ impl SwigluDesc {
 }
 
 impl SwigluPlan {
+    /// Elements of the result, and of its scales; those that no memory can have, as `usize::MAX`.
+    fn lengths(&self) -> [usize; 2] {
+        let SwigluDesc {
+            groups,
+            rows,
+            intermediate,
+            scale_stride,
+        } = self.desc;
+        let of_group = |lines: usize, length| groups.saturating_mul(lines).saturating_mul(length);
+        [
+            of_group(rows, intermediate),
+            of_group(intermediate / BLOCK, scale_stride),
+        ]
+    }
+
     /// Enqueues the operation.
     ///
     /// # Errors
@@ -104,10 +122,10 @@ impl SwigluPlan {
             codes,
             scales,
         } = operands;
-        let elements = groups * rows * intermediate;
-        let scale_count = groups * (intermediate / BLOCK) * scale_stride;
+        let [elements, scale_count] = self.lengths();
+        let inputs = elements.saturating_mul(2);
         let params = SwigluQuantiseParams {
-            gate_up: operand(OPERATION, stream, ("gate_up", gate_up), 2 * elements)?,
+            gate_up: operand(OPERATION, stream, ("gate_up", gate_up), inputs)?,
             counts: match counts {
                 Some(counts) => operand(OPERATION, stream, ("counts", counts), groups)?,
                 None => 0,
@@ -174,5 +192,27 @@ mod tests {
         .unwrap_err()
         .to_string();
         assert!(message.contains("scale_stride = 99"), "{message}");
+    }
+
+    #[test]
+    fn sizes_beyond_memory_do_not_wrap_around() {
+        let most = u32::MAX as usize;
+        let desc = SwigluDesc {
+            groups: 65_535,
+            rows: most,
+            intermediate: most / BLOCK * BLOCK,
+            scale_stride: most,
+        };
+        assert_eq!(desc.plan().unwrap().lengths(), [usize::MAX; 2]);
+        let (rows, scale_stride) = (most + 1, most + 1);
+        let message = SwigluDesc {
+            rows,
+            scale_stride,
+            ..desc
+        }
+        .plan()
+        .unwrap_err()
+        .to_string();
+        assert!(message.contains("rows = 4294967296"), "{message}");
     }
 }

@@ -1,4 +1,5 @@
-//! Setting device memory and waiting on it with kernels, and a probe of the speed of execution.
+//! Transfers between ranks ([`nvlink`]); setting device memory and waiting on it with kernels, and a probe of the speed of
+//! execution.
 //!
 //! # Safety
 //! Every range that a kernel gets here is one whole buffer of the stream's context; freeing a buffer
@@ -7,6 +8,8 @@
     unsafe_code,
     reason = "launches kernels whose contract is fulfilled here"
 )]
+
+pub mod nvlink;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -11,6 +11,10 @@ use crate::{Format, setup};
 pub(crate) enum Subject {
     /// The software GPU: interpreter and dense GEMM, per host core
     Softgpu,
+    /// Host time of the GEMM's interface: planning, and the wrapper beside the driver call
+    Gemm,
+    /// What the all-to-all puts on the wire, counted by the software GPU
+    Ep,
 }
 
 /// Runs the benchmark of `what`.
@@ -18,6 +22,8 @@ pub(crate) fn run(what: Subject, format: Format) -> Result<()> {
     setup::run_setup()?;
     let name = match what {
         Subject::Softgpu => "softgpu",
+        Subject::Gemm => "gemm",
+        Subject::Ep => "ep",
     };
     let mut command = cargo();
     command.args([

@@ -14,6 +14,8 @@ use crate::softgpu::target_directory;
 /// What a conformance runner exits with where there is no device.
 const NO_DEVICE: u8 = 2;
 const RUNNER: &str = "conformance";
+/// Times the GEMM: an example of the root package.
+const SPEED: &str = "gemm_speed";
 const PREDICTED: &str = "predicted.jsonl";
 /// The folders of a bundle, and where their files come from.
 const FOLDERS: [(&str, &str); 4] = [
@@ -23,16 +25,24 @@ const FOLDERS: [(&str, &str); 4] = [
     ("litmus", "softgpu/tests/hardware/litmus"),
 ];
 const RUN: &str = "#!/bin/sh
-# Runs every test on device 0 of this machine's CUDA driver; writes results/DEVICE.jsonl.
+# Runs every test on device 0 of this machine's CUDA driver; writes results/DEVICE.jsonl. Then times
+# the GEMM; writes speed/DEVICE.jsonl.
 set -eu
 cd \"$(dirname \"$0\")\"
-exec ./conformance .
+status=0
+./conformance . || status=$?
+test $status -le 1 || exit $status
+HADAL_DEVICE=cuda ./gemm_speed --output speed || status=1
+exit $status
 ";
 const README: &str = "# Hardware tests
 
 `./run.sh` needs a CUDA 13 driver, a Hopper GPU as device 0, and nothing else. It writes
 `results/DEVICE.jsonl`, one line per test, and says what failed and which records are not as the
-software GPU predicts (`predicted.jsonl`). Exit code 0: all passed, 1: some failed, 2: no device.
+software GPU predicts (`predicted.jsonl`). Then it prints how fast the FP8 GEMM is beside published
+times of other kernels, with a cold and a warm L2, and writes every sample and the clocks to
+`speed/DEVICE.jsonl`. (Where the driver is the software GPU, shapes are small and each line says
+`\"simulated\":true`.) Exit code 0: all passed, 1: some failed, 2: no device.
 
 * `isa/`: instructions with expected results.
 * `vectors/`: tensor-core products with C that is not zero; the records are D.
@@ -84,26 +94,19 @@ pub(crate) fn run(task: &GpuTask) -> Result<ExitCode> {
     })
 }
 
-/// Builds runner and software GPU; where they are.
+/// Builds runner, timer and software GPU; where they are.
 fn build(profile: Profile) -> Result<PathBuf> {
-    let mut command = cargo();
-    command.args([
-        "build",
-        "--quiet",
-        "-p",
-        "softgpu",
-        "-p",
-        "softgpu-conformance",
-    ]);
-    let folder = match profile {
+    let (folder, flag) = match profile {
         #[cfg(test)]
-        Profile::Dev => "debug",
-        Profile::Release => {
-            command.arg("--release");
-            "release"
-        }
+        Profile::Dev => ("debug", None),
+        Profile::Release => ("release", Some("--release")),
     };
-    run_command(&mut command)?;
+    // In one command: two would ask for different features of softgpu, and each build it anew.
+    let packages = ["-p", "softgpu", "-p", "softgpu-conformance", "-p", "hadal"];
+    let targets = ["--lib", "--bins", "--example", SPEED];
+    let mut command = cargo();
+    command.args(["build", "--quiet"]).args(flag);
+    run_command(command.args(packages).args(targets))?;
     Ok(target_directory()?.join(folder))
 }
 
@@ -124,9 +127,13 @@ fn bundle(folder: &Path, profile: Profile) -> Result<()> {
         }
         copy_tests(&root().join(source), &to)?;
     }
-    let runner = folder.join(RUNNER);
-    fs::copy(built.join(RUNNER), &runner)
-        .with_context(|| format!("cannot write {}", runner.display()))?;
+    for (name, from) in [
+        (RUNNER, built.join(RUNNER)),
+        (SPEED, built.join("examples").join(SPEED)),
+    ] {
+        let to = folder.join(name);
+        fs::copy(from, &to).with_context(|| format!("cannot write {}", to.display()))?;
+    }
     fs::write(folder.join("README.md"), README)?;
     let script = folder.join("run.sh");
     fs::write(&script, RUN)?;
@@ -206,6 +213,7 @@ mod tests {
         std::os::unix::fs::symlink(library, driver.join("libcuda.so.1")).unwrap();
         let output = Command::new(bundled.join("run.sh"))
             .env("LD_LIBRARY_PATH", &driver)
+            .env_remove("HADAL_SOFTGPU")
             .env_remove("CUDA_DRIVER")
             .output()
             .unwrap();
@@ -219,9 +227,25 @@ mod tests {
             "{} lines",
             lines.lines().count()
         );
+        // Times of a simulation carry that mark, and no rate that could be taken for a GPU's.
+        assert!(
+            text.contains("SIMULATED: nothing here was measured"),
+            "{text}"
+        );
+        let speed = self::results(&bundled.join("speed")).unwrap();
+        let rows = fs::read_to_string(&speed[0]).unwrap();
+        assert_eq!(rows.lines().count(), 8, "{rows}");
+        for row in rows.lines() {
+            assert!(row.contains("\"simulated\":true"), "{row}");
+            assert!(row.contains("\"samples_us\":["), "{row}");
+            assert!(
+                !row.contains("tflops") && !row.contains("gb_per_s"),
+                "{row}"
+            );
+        }
         let size: u64 = results
             .iter()
-            .chain(&[bundled.join(PREDICTED), bundled.join(RUNNER)])
+            .chain(&[PREDICTED, RUNNER, SPEED].map(|name| bundled.join(name)))
             .map(|path| path.metadata().unwrap().len())
             .sum();
         assert!(size < 60 << 20, "{size} bytes");

@@ -1,16 +1,16 @@
 //! A plan bound to a rank: the window, the received layouts, and the calls that begin a round.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use half::bf16;
 
-use super::launch::{Shared, nanoseconds};
+use super::launch::Shared;
 use super::round::OpenRound;
-use super::{DispatchHandle, DispatchInFlight, DispatchInput, LatencyPlan, Payload, fault};
+use super::{DispatchHandle, DispatchInFlight, DispatchInput, LatencyPlan, Payload};
 use crate::device::{Buffer, Context, DEFAULT_WAIT, Stream};
-use crate::ep::EpError;
+use crate::ep::endpoint::agree_on;
+use crate::ep::{EpError, EpStats, Operation};
 use crate::memory::{Bootstrap, MemoryError};
 use crate::params::EpSource;
 
@@ -92,24 +92,7 @@ impl LatencyBuffers {
         bootstrap: &mut Bootstrap,
         context: &Arc<Context>,
     ) -> Result<Self, EpError> {
-        if bootstrap.ranks() != plan.desc.ranks {
-            return Err(EpError::Desc {
-                field: "ranks",
-                value: plan.desc.ranks.to_string(),
-                expected: format!("{}, the ranks that meet", bootstrap.ranks()),
-            });
-        }
-        let plans = bootstrap.all_gather("latency all-to-all: plan", *plan)?;
-        for (rank, other) in (0u32..).zip(&plans) {
-            if **other != *plan {
-                return Err(EpError::Memory(MemoryError::Disagreement {
-                    what: "plan of the all-to-all",
-                    rank,
-                    found: format!("{:?}", other.desc),
-                    expected: format!("{:?}", plan.desc),
-                }));
-            }
-        }
+        agree_on(bootstrap, plan.desc.ranks, plan.desc)?;
         let shared = Shared::new(plan, bootstrap, context)?;
         Ok(Self {
             shared: Arc::new(shared),
@@ -125,13 +108,12 @@ impl LatencyBuffers {
     /// This rank.
     #[must_use]
     pub fn rank(&self) -> u32 {
-        self.shared.rank
+        self.shared.endpoint.rank
     }
 
     /// Sets how long kernels launched from now on wait for a peer; at least 1 ns.
     pub fn set_timeout(&self, timeout: Duration) {
-        let timeout = nanoseconds(timeout).max(1);
-        self.shared.timeout_ns.store(timeout, Ordering::Relaxed);
+        self.shared.endpoint.set_timeout(timeout);
     }
 
     /// Sends this rank's rows and receives those for its experts.
@@ -157,19 +139,39 @@ impl LatencyBuffers {
         input: &DispatchInput<'_>,
     ) -> Result<DispatchInFlight, EpError> {
         let params = input.check(&self.shared)?;
-        let mut desk = self.shared.enter()?;
+        let mut desk = self.shared.endpoint.enter()?;
+        let coming = desk.ledger.coming_epoch();
+        self.shared
+            .end_owed(&mut desk, Operation::DispatchSend, coming)?;
         let epoch = desk.ledger.next_epoch()?;
         self.shared.dispatch_send(&mut desk, stream, params)?;
-        desk.ledger.begin();
+        self.shared.endpoint.begin(&mut desk, stream)?;
         drop(desk);
         Ok(DispatchInFlight {
             round: OpenRound {
                 shared: Arc::clone(&self.shared),
                 epoch,
                 tokens: params.tokens,
+                first: input.first,
                 topk_idx: params.topk_idx,
             },
         })
+    }
+
+    /// Waits for all work of `stream`, then tells what this rank has had to do with each peer so far, and when.
+    ///
+    /// # Errors
+    /// A failed or timed-out synchronisation.
+    pub fn stats(&self, stream: &Stream) -> Result<EpStats, EpError> {
+        let plan = &self.shared.plan;
+        let dispatched = u64::from(plan.payload_bytes) + u64::from(plan.scales) * 4;
+        let scales = u64::from(plan.combine_scales) * 4;
+        let codes = if scales == 0 { 2 } else { 1 };
+        let combined = u64::from(plan.desc.hidden) * codes + scales;
+        let row_bytes = [dispatched, combined];
+        self.shared
+            .endpoint
+            .stats(stream, plan.desc.ranks, row_bytes)
     }
 
     /// Reports what has gone wrong on the device so far, without waiting.
@@ -177,13 +179,7 @@ impl LatencyBuffers {
     /// # Errors
     /// [`EpError::Fault`], from the first one on for ever; [`EpError::Abandoned`], once per round.
     pub fn check(&self) -> Result<(), EpError> {
-        let mut desk = self.shared.enter()?;
-        let (epoch, ranks) = fault::abandoned(&self.shared.record)?;
-        if epoch <= desk.reported {
-            return Ok(());
-        }
-        desk.reported = epoch;
-        Err(EpError::Abandoned { epoch, ranks })
+        self.shared.endpoint.check()
     }
 
     /// Waits for all work of `stream`, then reports as [`Self::check`].

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ep::EpError;
 use crate::params::{HADAL_EP_MAX_RANKS, HADAL_EP_MAX_TOPK};
 
@@ -11,7 +13,7 @@ const SCALE_GROUP: u32 = 128;
 const MAX_TOKENS: u32 = 1 << 20;
 
 /// What a dispatched row consists of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Payload {
     /// `hidden` E4M3 codes and one f32 scale per 128 of them.
     Fp8,
@@ -20,7 +22,7 @@ pub enum Payload {
 }
 
 /// Shape of the all-to-all; equal on all ranks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LatencyDesc {
     /// Ranks, 1 to 16.
     pub ranks: u32,
@@ -32,8 +34,11 @@ pub struct LatencyDesc {
     pub hidden: u32,
     /// Most tokens of any rank in one round; also the most rows from one rank for one expert.
     pub max_tokens: u32,
-    /// What is dispatched. Combined rows are BF16.
+    /// What is dispatched.
     pub payload: Payload,
+    /// What travels back: the experts' BF16 rows as they are, or as E4M3 codes with one f32 scale per 128, by the
+    /// rule of [`crate::quant::Quantise1x128`]: half the bytes, and its error.
+    pub combine: Payload,
     /// Rows per local expert in the received layout. `None`: `ranks * max_tokens`, which always suffice.
     pub max_rows: Option<u32>,
     /// Most CTAs of any kernel: what the all-to-all may take of a device.
@@ -60,7 +65,25 @@ impl LatencyDesc {
     /// Scales of one dispatched row.
     #[must_use]
     pub fn scales(&self) -> u32 {
-        match self.payload {
+        self.scales_of(self.payload)
+    }
+
+    /// Scales of one combined row.
+    pub(super) fn combine_scales(&self) -> u32 {
+        self.scales_of(self.combine)
+    }
+
+    /// Bytes of one combined row with its scales, rounded up to 16.
+    pub(super) fn combine_slot_bytes(&self) -> u64 {
+        let codes = match self.combine {
+            Payload::Fp8 => u64::from(self.hidden),
+            Payload::Bf16 => u64::from(self.hidden) * 2,
+        };
+        (codes + u64::from(self.combine_scales()) * 4).next_multiple_of(16)
+    }
+
+    fn scales_of(&self, payload: Payload) -> u32 {
+        match payload {
             Payload::Fp8 => self.hidden.div_ceil(SCALE_GROUP),
             Payload::Bf16 => 0,
         }
@@ -81,7 +104,7 @@ impl LatencyDesc {
     }
 
     /// The first rule that this breaks.
-    pub(super) fn check(&self) -> Result<(), EpError> {
+    pub(in crate::ep) fn check(&self) -> Result<(), EpError> {
         let row = self.payload_bytes();
         within("ranks", self.ranks, 1, HADAL_EP_MAX_RANKS)?;
         within("experts", self.experts, 1, 1 << 20)?;

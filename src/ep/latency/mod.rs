@@ -12,12 +12,14 @@
 //! Each step is consumed by the next; dropping one abandons the round, and peers do not hang
 //! (`docs/protocol.md`, "Abandoned rounds"). Calls only enqueue work. A fault on the device is reported by
 //! [`LatencyBuffers::check`] and by every later call.
+//!
+//! Whole rounds can be captured ([`Stream::capture`](crate::device::Stream::capture)); every launch of the graph is
+//! a round, with the contents that the buffers then have. The communicator's other rounds must be on the graph's stream, or
+//! have ended.
 
 mod buffers;
 mod desc;
-mod fault;
 mod launch;
-mod ledger;
 mod plan;
 mod round;
 

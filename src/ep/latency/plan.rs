@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use super::{LatencyDesc, Payload};
-use crate::ep::EpError;
+use crate::ep::ledger::BUFFERS;
+use crate::ep::{EpError, cap};
 use crate::memory::{Layout, Region};
 
 /// Bytes of a slot ahead of its payload (csrc/layout/ep_latency.cuh).
 const SLOT_HEADER: u64 = 16;
-/// Rounds that can be open at once.
-pub(super) const BUFFERS: u64 = 2;
 /// Threads of a CTA of the kernels, by which the reduction is split.
 const THREADS: u64 = 256;
 /// BF16 elements that one thread of the reduction handles.
@@ -59,6 +58,10 @@ pub struct LatencyPlan {
     pub slot_bytes: u32,
     /// A rank's window in the symmetric heap.
     pub heap: HeapLayout,
+    /// Scales of one combined row.
+    pub combine_scales: u32,
+    /// Bytes of one combined row with its scales, rounded up to 16.
+    pub combine_slot_bytes: u32,
     /// CTAs of the dispatch's send half.
     pub dispatch_send_ctas: u32,
     /// CTAs of the dispatch's receive half and of the combine's send half.
@@ -90,6 +93,8 @@ impl LatencyPlan {
             scales,
             slot_bytes: narrow("hidden", slot)?,
             heap: heap(&desc, slot)?,
+            combine_scales: desc.combine_scales(),
+            combine_slot_bytes: narrow("hidden", desc.combine_slot_bytes())?,
             dispatch_send_ctas: desc.experts.min(desc.ctas),
             expert_ctas: max_local_experts.min(desc.ctas),
         })
@@ -124,6 +129,30 @@ impl LatencyPlan {
         u64::from(self.desc.local_experts(rank)) * u64::from(self.max_rows)
     }
 
+    /// Plans `desc` with as many tokens in a round, `desc.max_tokens` at most, as fit into `cap` bytes of each rank's
+    /// device memory ([`Self::bytes`]). A longer batch takes several rounds ([`Self::rounds`]), each of which begins
+    /// at a later row of the same buffers (`first` of its input).
+    ///
+    /// # Errors
+    /// As [`Self::new`]; and [`EpError::Desc`] for a cap that is too small for one token.
+    pub fn within(desc: LatencyDesc, cap: u64) -> Result<Self, EpError> {
+        let plan = |max_tokens| Self::new(LatencyDesc { max_tokens, ..desc });
+        cap::largest_within(cap, desc.max_tokens, plan, Self::bytes)
+    }
+
+    /// Rounds that a batch takes of which no rank has more than `tokens` tokens; all ranks make as many.
+    #[must_use]
+    pub fn rounds(&self, tokens: u32) -> u32 {
+        tokens.div_ceil(self.desc.max_tokens).max(1)
+    }
+
+    /// Bytes of device memory that a rank takes at most, its window as planned: the device rounds it up.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        // Rank 0 owns no fewer experts than any other.
+        self.heap.bytes + self.private_bytes(0)
+    }
+
     /// Bytes of private device memory that `rank` takes beside its window.
     #[must_use]
     pub fn private_bytes(&self, rank: u32) -> u64 {
@@ -149,7 +178,7 @@ fn heap(desc: &LatencyDesc, slot: u64) -> Result<HeapLayout, EpError> {
     let [ranks, experts, topk, tokens] =
         [desc.ranks, desc.experts, desc.topk, desc.max_tokens].map(u64::from);
     let local = u64::from(desc.local_experts(0));
-    let row = u64::from(desc.hidden) * 2;
+    let row = desc.combine_slot_bytes();
     let mut layout = Layout::new();
     let mut place = |what, extents: &[u64]| layout.place(what, extents, LINE);
     let mut heap = HeapLayout {

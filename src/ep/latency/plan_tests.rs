@@ -10,6 +10,7 @@ fn desc() -> LatencyDesc {
         hidden: 256,
         max_tokens: 5,
         payload: Payload::Fp8,
+        combine: Payload::Bf16,
         max_rows: None,
         ctas: 2,
         timeout: LatencyDesc::DEFAULT_TIMEOUT,
@@ -60,7 +61,7 @@ fn sizes_of_a_small_plan() {
     // Rank 3 owns 2 experts: codes, scales, counts, sources, twice; and the state.
     assert_eq!(
         plan.private_bytes(3),
-        2 * (2 * 20 * 256 + 2 * 2 * 20 * 4 + 2 * 4 + 40 * 8) + 64
+        2 * (2 * 20 * 256 + 2 * 2 * 20 * 4 + 2 * 4 + 40 * 8) + 8288
     );
 }
 
@@ -147,6 +148,46 @@ fn each_rule_names_its_field() {
 }
 
 #[test]
+fn fp8_halves_what_travels_back() {
+    let plan = LatencyPlan::new(LatencyDesc {
+        hidden: 144,
+        combine: Payload::Fp8,
+        ..desc()
+    })
+    .unwrap();
+    // 144 codes and two scales, rounded up to 16.
+    assert_eq!((plan.combine_scales, plan.combine_slot_bytes), (2, 160));
+    assert_eq!(plan.heap.combine_slots.bytes, 2 * 5 * 3 * 160);
+}
+
+/// The least that two buffers of all slots take; a result per entry.
+#[test]
+fn buffers_are_little_more_than_two_of_each_slot() {
+    for combine in [Payload::Bf16, Payload::Fp8] {
+        let desc = LatencyDesc {
+            ranks: 8,
+            experts: 256,
+            topk: 8,
+            hidden: 7168,
+            max_tokens: 128,
+            combine,
+            ..desc()
+        };
+        let (row, scales) = (7168, 56 * 4);
+        let back = match combine {
+            Payload::Bf16 => row * 2,
+            Payload::Fp8 => row + scales,
+        };
+        let least = 2 * (32 * 8 * 128 * (row + scales) + 128 * 8 * back);
+        let bytes = LatencyPlan::new(desc).unwrap().heap.bytes;
+        assert!(
+            bytes >= least && bytes * 10 <= least * 11,
+            "{bytes}, {least}"
+        );
+    }
+}
+
+#[test]
 fn deepseek_v3_decoding_on_8_ranks() {
     let plan = LatencyPlan::new(LatencyDesc {
         ranks: 8,
@@ -162,4 +203,38 @@ fn deepseek_v3_decoding_on_8_ranks() {
     assert_eq!(plan.heap.dispatch_slots.bytes, 2 * 32 * 8 * 128 * 7408);
     assert_eq!(plan.heap.combine_slots.bytes, 2 * 128 * 8 * 14336);
     assert_eq!((plan.expert_ctas, plan.combine_recv_ctas(128)), (32, 32));
+}
+
+#[test]
+fn a_cap_makes_rounds_smaller_or_is_refused() {
+    let desc = LatencyDesc {
+        max_tokens: 100,
+        ..desc()
+    };
+    let whole = LatencyPlan::new(desc).unwrap();
+    let same = LatencyPlan::within(desc, whole.bytes()).unwrap();
+    assert_eq!(same, whole);
+    assert_eq!(
+        (whole.rounds(0), whole.rounds(100), whole.rounds(101)),
+        (1, 1, 2)
+    );
+    for cap in [whole.bytes() - 1, whole.bytes() / 2, whole.bytes() / 50] {
+        let plan = LatencyPlan::within(desc, cap).unwrap();
+        let max_tokens = plan.desc.max_tokens + 1;
+        let larger = LatencyPlan::new(LatencyDesc { max_tokens, ..desc }).unwrap();
+        assert!(
+            plan.bytes() <= cap && larger.bytes() > cap,
+            "{cap}: {plan:?}"
+        );
+    }
+    let one = LatencyPlan::new(LatencyDesc {
+        max_tokens: 1,
+        ..desc
+    });
+    let least = one.unwrap().bytes();
+    assert_eq!(LatencyPlan::within(desc, least).unwrap().desc.max_tokens, 1);
+    let refused = LatencyPlan::within(desc, least - 1)
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains(&format!("at least {least}")), "{refused}");
 }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use bytemuck::Pod;
 use half::bf16;
 
-use super::launch::{Abandon, OutputType, Shared};
+use super::launch::{OutputType, Shared};
 use super::{LatencyPlan, Payload, Received};
 use crate::device::{Buffer, Stream};
+use crate::ep::endpoint::Abandon;
 use crate::ep::{EpError, Operation};
 use crate::params::{EpCombineRecvParams, EpDispatchSendParams};
 
@@ -30,6 +30,8 @@ pub enum Rows<'a> {
 pub struct DispatchInput<'a> {
     /// Tokens of this rank, 0 to `max_tokens`.
     pub tokens: u32,
+    /// Row of the first of them in all buffers of the round: not 0 for a later chunk of a longer batch.
+    pub first: u32,
     /// The rows.
     pub rows: Rows<'a>,
     /// Chosen experts `[tokens][topk]`; -1 is a dropped entry.
@@ -59,20 +61,18 @@ impl DispatchInput<'_> {
     pub(super) fn check(&self, shared: &Shared) -> Result<EpDispatchSendParams, EpError> {
         let plan = &shared.plan;
         let desc = &plan.desc;
-        let arguments = Arguments {
-            shared,
-            operation: "dispatch",
-        };
+        let arguments = shared.endpoint.arguments("dispatch");
         if self.tokens > desc.max_tokens {
             return Err(arguments.refuse("tokens", self.tokens.to_string(), desc.max_tokens));
         }
-        let rows = (self.tokens, desc.hidden);
+        let of = |columns| [self.first, self.tokens, columns];
+        let rows = of(desc.hidden);
         let (x, x_scales) = match (self.rows, desc.payload) {
             (Rows::Fp8 { codes, scales }, Payload::Fp8) => (
-                arguments.buffer("codes", codes, rows)?,
-                arguments.buffer("scales", scales, (self.tokens, plan.scales))?,
+                arguments.rows("codes", codes, rows)?,
+                arguments.rows("scales", scales, of(plan.scales))?,
             ),
-            (Rows::Bf16(values), Payload::Bf16) => (arguments.buffer("rows", values, rows)?, 0),
+            (Rows::Bf16(values), Payload::Bf16) => (arguments.rows("rows", values, rows)?, 0),
             (Rows::Fp8 { .. }, Payload::Bf16) => {
                 return Err(arguments.refuse("rows", "FP8".into(), "BF16"));
             }
@@ -83,7 +83,7 @@ impl DispatchInput<'_> {
         Ok(EpDispatchSendParams {
             x,
             x_scales,
-            topk_idx: arguments.buffer("topk_idx", self.topk_idx, (self.tokens, desc.topk))?,
+            topk_idx: arguments.rows("topk_idx", self.topk_idx, of(desc.topk))?,
             tokens: self.tokens,
             ..Default::default()
         })
@@ -96,6 +96,7 @@ pub(super) struct OpenRound {
     pub(super) shared: Arc<Shared>,
     pub(super) epoch: u64,
     pub(super) tokens: u32,
+    pub(super) first: u32,
     /// Address of the routing that was dispatched.
     pub(super) topk_idx: u64,
 }
@@ -118,13 +119,16 @@ impl DispatchInFlight {
     /// Enqueues the receive half: waits, on the device, for all ranks' rows and lays them out.
     ///
     /// # Errors
-    /// [`EpError::OutOfOrder`], an earlier fault, a driver error. The round is then abandoned.
+    /// [`EpError::OutOfOrder`], [`EpError::Capture`], an earlier fault, a driver error. The round is then abandoned.
     pub fn finish(self, stream: &Stream) -> Result<DispatchHandle, EpError> {
         let OpenRound { shared, epoch, .. } = &self.round;
-        let mut desk = shared.enter()?;
-        desk.ledger.turn(Operation::DispatchRecv, *epoch)?;
+        let mut desk = shared.endpoint.enter()?;
+        shared
+            .endpoint
+            .turn(&desk, stream, (Operation::DispatchRecv, *epoch))?;
         shared.dispatch_recv(&mut desk, stream, *epoch, Abandon::No)?;
         desk.ledger.launched(Operation::DispatchRecv, *epoch);
+        shared.run_owed(&mut desk);
         drop(desk);
         Ok(DispatchHandle { round: self.round })
     }
@@ -174,7 +178,7 @@ impl DispatchHandle {
     /// Enqueues the send half: returns the experts' rows `y`, BF16 `[local experts][max_rows][hidden]`.
     ///
     /// # Errors
-    /// [`EpError::Argument`], [`EpError::OutOfOrder`], an earlier fault, a driver error. The round is then
+    /// [`EpError::Argument`], [`EpError::OutOfOrder`], [`EpError::Capture`], an earlier fault, a driver error. The round is then
     /// abandoned.
     pub fn combine_begin(
         self,
@@ -182,17 +186,18 @@ impl DispatchHandle {
         y: &Buffer<bf16>,
     ) -> Result<CombineInFlight, EpError> {
         let OpenRound { shared, epoch, .. } = &self.round;
-        let arguments = Arguments {
-            shared,
-            operation: "combine",
-        };
-        let experts = shared.plan.desc.local_experts(shared.rank);
+        let arguments = shared.endpoint.arguments("combine");
+        let experts = shared.plan.desc.local_experts(shared.endpoint.rank);
         let rows = u64::from(experts) * u64::from(shared.plan.max_rows);
         let y = arguments.elements("y", y, rows * u64::from(shared.plan.desc.hidden))?;
-        let mut desk = shared.enter()?;
-        desk.ledger.turn(Operation::CombineSend, *epoch)?;
+        let mut desk = shared.endpoint.enter()?;
+        shared
+            .endpoint
+            .turn(&desk, stream, (Operation::CombineSend, *epoch))?;
         shared.combine_send(&mut desk, stream, *epoch, Some(y))?;
         desk.ledger.launched(Operation::CombineSend, *epoch);
+        // A younger round that was abandoned meanwhile may go on now; so below.
+        shared.run_owed(&mut desk);
         drop(desk);
         Ok(CombineInFlight { round: self.round })
     }
@@ -209,7 +214,7 @@ impl CombineInFlight {
     /// Enqueues the receive half: waits, on the device, for all experts' rows and sums this rank's tokens.
     ///
     /// # Errors
-    /// [`EpError::Argument`], [`EpError::OutOfOrder`], an earlier fault, a driver error. The round is then
+    /// [`EpError::Argument`], [`EpError::OutOfOrder`], [`EpError::Capture`], an earlier fault, a driver error. The round is then
     /// abandoned.
     pub fn finish(
         self,
@@ -219,11 +224,13 @@ impl CombineInFlight {
     ) -> Result<(), EpError> {
         let OpenRound { shared, epoch, .. } = &self.round;
         let (kind, params) = self.check(input, output)?;
-        let mut desk = shared.enter()?;
-        desk.ledger.turn(Operation::CombineRecv, *epoch)?;
+        let mut desk = shared.endpoint.enter()?;
+        shared.end_owed(&mut desk, Operation::CombineRecv, *epoch)?;
+        shared
+            .endpoint
+            .turn(&desk, stream, (Operation::CombineRecv, *epoch))?;
         shared.combine_recv(&mut desk, stream, kind, params)?;
         desk.ledger.launched(Operation::CombineRecv, *epoch);
-        // A younger round that was abandoned meanwhile may be the oldest now.
         shared.run_owed(&mut desk);
         Ok(())
     }
@@ -233,78 +240,35 @@ impl CombineInFlight {
         input: &CombineInput<'_>,
         output: Output<'_>,
     ) -> Result<(OutputType, EpCombineRecvParams), EpError> {
-        let OpenRound { shared, tokens, .. } = &self.round;
-        let desc = &shared.plan.desc;
-        let arguments = Arguments {
+        let OpenRound {
             shared,
-            operation: "combine",
-        };
-        let entries = (*tokens, desc.topk);
-        let topk_idx = arguments.buffer("topk_idx", input.topk_idx, entries)?;
+            tokens,
+            first,
+            ..
+        } = &self.round;
+        let desc = &shared.plan.desc;
+        let of = |columns| [*first, *tokens, columns];
+        let arguments = shared.endpoint.arguments("combine");
+        let entries = of(desc.topk);
+        let topk_idx = arguments.rows("topk_idx", input.topk_idx, entries)?;
         if topk_idx != self.round.topk_idx {
             let found = format!("the buffer at {topk_idx:#x}");
             let expected = format!("the one dispatched with, at {:#x}", self.round.topk_idx);
             return Err(arguments.refuse("topk_idx", found, expected));
         }
-        let sums = (*tokens, desc.hidden);
+        let sums = of(desc.hidden);
         let (kind, out) = match output {
-            Output::F32(out) => (OutputType::F32, arguments.buffer("output", out, sums)?),
-            Output::Bf16(out) => (OutputType::Bf16, arguments.buffer("output", out, sums)?),
+            Output::F32(out) => (OutputType::F32, arguments.rows("output", out, sums)?),
+            Output::Bf16(out) => (OutputType::Bf16, arguments.rows("output", out, sums)?),
         };
         let params = EpCombineRecvParams {
             topk_idx,
-            weights: arguments.buffer("weights", input.weights, entries)?,
+            weights: arguments.rows("weights", input.weights, entries)?,
             out,
             tokens: *tokens,
             abandon: Abandon::No as u32,
             ..Default::default()
         };
         Ok((kind, params))
-    }
-}
-
-/// Checks the arguments of one call.
-struct Arguments<'a> {
-    shared: &'a Shared,
-    operation: &'static str,
-}
-
-impl Arguments<'_> {
-    /// The address of a buffer with room for `[rows][columns]`.
-    fn buffer<T: Pod>(
-        &self,
-        what: &'static str,
-        buffer: &Buffer<T>,
-        (rows, columns): (u32, u32),
-    ) -> Result<u64, EpError> {
-        self.elements(what, buffer, u64::from(rows) * u64::from(columns))
-    }
-
-    /// The address of a buffer of at least `needed` elements on this rank's device.
-    fn elements<T: Pod>(
-        &self,
-        what: &'static str,
-        buffer: &Buffer<T>,
-        needed: u64,
-    ) -> Result<u64, EpError> {
-        if !Arc::ptr_eq(buffer.context(), &self.shared.context) {
-            let found = format!("on device {}", buffer.context().ordinal());
-            let expected = format!("in the context of device {}", self.shared.context.ordinal());
-            return Err(self.refuse(what, found, expected));
-        }
-        if (buffer.len() as u64) < needed {
-            let found = format!("{} elements", buffer.len());
-            return Err(self.refuse(what, found, format!("at least {needed}")));
-        }
-        Ok(buffer.address())
-    }
-
-    fn refuse(&self, what: &'static str, value: String, expected: impl ToString) -> EpError {
-        EpError::Argument {
-            operation: self.operation,
-            what,
-            value,
-            expected: expected.to_string(),
-        }
     }
 }

@@ -35,16 +35,17 @@ Written by `cargo xtask bless report` from the `sm_90a` machine code of every ro
 
 *Registers*: per thread at launch, and the highest index that the code uses (they differ where
 `setmaxnreg` moves registers between warps). *Loop*: instructions per warp in the main loop, which is
-the innermost loop with the most matrix instructions, or the longest loop where there are none;
-*MMA*: matrix instructions among them. No kernel spills and none has a remark C75xx (serialised
+the one with the largest share of matrix instructions, or the longest where there are none; *MMA*:
+matrix instructions among them. No kernel spills and none has a remark C75xx (serialised
 `wgmma` and its kin): the build refuses that.
 ";
 
 const CLASSES_INTRODUCTION: &str = "
 ## GEMM main loops
 
-Instructions per warp for a share of 64 × 128 × 128 (four `wgmma` of 128 columns), beside the best
-public kernel of the class (DeepGEMM compiled with ptxas 13.0; its N and K are constants, here they
+Instructions per warp for a share of 64 × 128 × 128 (four `wgmma` of 128 columns), everything from one
+turn of the ring of stages to the next counted (but K blocks that fill no turn), beside the best public
+kernel of the class (DeepGEMM compiled with ptxas 13.0; its N and K are constants, here they
 are not), and modelled cycles per 128³ of both by the same model (`src/gemm/stage.rs`).
 
 | class | kernel | GMMA | FFMA | FMUL | FADD | all | baseline | cycles | baseline |

@@ -1,5 +1,5 @@
-//! `sweep gemm`: the large cases of the GEMM. `sweep clients`: outside programs of the CUDA driver
-//! API, unmodified, on the software GPU.
+//! `sweep gemm` and `sweep ep`: the large cases of the GEMM and of the all-to-all. `sweep clients`:
+//! outside programs of the CUDA driver API, unmodified, on the software GPU.
 //!
 //! They are installed under `target/clients/`, from pinned sources. Every test of theirs must pass,
 //! apart from those that `docs/softgpu-clients.md` lists one by one with a reason; a listed test that
@@ -52,6 +52,8 @@ enum Subject {
     Clients,
     /// The large cases of `tests/gemm/cases.toml`
     Gemm,
+    /// The large cases of `tests/ep/cases.toml`
+    Ep,
 }
 
 /// An outside client.
@@ -87,17 +89,18 @@ impl Suite {
 pub(crate) fn run(sweep: &Sweep) -> Result<ExitCode> {
     match sweep.what {
         Subject::Clients => clients(sweep),
-        Subject::Gemm => gemm(),
+        Subject::Gemm => large("gemm", "cases::sweep"),
+        Subject::Ep => large("ep", "cases::large"),
     }
 }
 
-/// Tests that take too long for every day.
-fn gemm() -> Result<ExitCode> {
-    let test = ["test", "-p", "hadal", "--test", "gemm", "--"];
+/// A test that takes too long for every day.
+fn large(program: &str, test: &str) -> Result<ExitCode> {
+    let program = ["test", "-p", "hadal", "--test", program, "--"];
     run_command(
         cargo()
-            .args(test)
-            .args(["--ignored", "--exact", "cases::sweep"]),
+            .args(program)
+            .args(["--ignored", "--exact", "--nocapture", test]),
     )?;
     Ok(ExitCode::SUCCESS)
 }

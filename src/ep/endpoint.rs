@@ -1,0 +1,348 @@
+//! One rank's side of an all-to-all, whichever mode: its window, its state on the device, the order of its
+//! launches, and the only place that launches the kernels.
+//!
+//! # Safety
+//! The kernels' contract is `docs/protocol.md` and csrc/params/ep_latency.h: the addresses of heap, state and record
+//! are owned by [`Endpoint`], which outlives the work on them (its drop waits). The modes' own memory is
+//! device buffers, whose freeing waits for work that uses them. Arguments of a call are
+//! checked for context and length before they come here.
+#![expect(
+    unsafe_code,
+    reason = "launches kernels whose contract is fulfilled here"
+)]
+
+use std::fmt::Debug;
+use std::mem::ManuallyDrop;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytemuck::Pod;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::ledger::Ledger;
+use super::stats::EpStats;
+use super::{EpError, Operation, fault};
+use crate::device::{Buffer, Context, DEFAULT_WAIT, Event, Kernel, LaunchConfig, Stream};
+use crate::memory::{Bootstrap, MappedHost, MemoryError, SymmetricHeap};
+use crate::params::{EpFault, EpState, KernelParams};
+
+/// What the host knows and may change; calls hold it while they enqueue.
+#[derive(Debug, Default)]
+pub(in crate::ep) struct Desk {
+    pub(in crate::ep) ledger: Ledger,
+    /// The first launch that failed: the device's epochs no longer agree with the ledger.
+    failed: Option<String>,
+    /// The capture of the last launch that was captured.
+    captured: Option<u64>,
+    /// Epoch of the latest abandoned round that was reported.
+    reported: u64,
+}
+
+/// One rank's resources, apart from what a mode adds.
+#[derive(Debug)]
+pub(in crate::ep) struct Endpoint {
+    pub(in crate::ep) rank: u32,
+    pub(in crate::ep) context: Arc<Context>,
+    /// Where abandoned rounds run.
+    pub(in crate::ep) abandon_stream: Stream,
+    record: ManuallyDrop<MappedHost>,
+    timeout_ns: AtomicU64,
+    heap: ManuallyDrop<SymmetricHeap>,
+    state: Buffer<EpState>,
+    /// End of the last kernel: the next one, on whatever stream, follows it.
+    chain: Event,
+    /// The same inside of a capture. What a capture holds follows what was enqueued before only as its launch does.
+    captured_chain: Event,
+    desk: Mutex<Desk>,
+}
+
+/// What does not need the peers.
+#[derive(Debug)]
+pub(in crate::ep) struct LocalEndpoint {
+    record: MappedHost,
+    state: Buffer<EpState>,
+    chain: Event,
+    captured_chain: Event,
+    stream: Stream,
+}
+
+impl LocalEndpoint {
+    pub(in crate::ep) fn new(context: &Arc<Context>) -> Result<Self, EpError> {
+        let stream = Stream::new(context)?;
+        let state = Buffer::zeroed(&stream, 1)?;
+        stream.synchronize()?;
+        Ok(Self {
+            record: MappedHost::zeroed(context, size_of::<EpFault>())?,
+            state,
+            chain: Event::new(context)?,
+            captured_chain: Event::new(context)?,
+            stream,
+        })
+    }
+
+    /// Maps a window of `bytes` with all ranks. Ends with a meeting: from then on peers may write.
+    pub(in crate::ep) fn join(
+        self,
+        bootstrap: &mut Bootstrap,
+        context: &Arc<Context>,
+        bytes: u64,
+        timeout: Duration,
+    ) -> Result<Endpoint, EpError> {
+        let heap = SymmetricHeap::new(bootstrap, context, bytes)?;
+        Ok(Endpoint {
+            rank: bootstrap.rank(),
+            context: Arc::clone(context),
+            abandon_stream: self.stream,
+            record: ManuallyDrop::new(self.record),
+            timeout_ns: AtomicU64::new(nanoseconds(timeout)),
+            heap: ManuallyDrop::new(heap),
+            state: self.state,
+            chain: self.chain,
+            captured_chain: self.captured_chain,
+            desk: Mutex::default(),
+        })
+    }
+}
+
+/// Addresses that every kernel gets.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::ep) struct Addresses {
+    pub(in crate::ep) heap: u64,
+    pub(in crate::ep) heap_stride: u64,
+    pub(in crate::ep) state: u64,
+    pub(in crate::ep) fault: u64,
+    pub(in crate::ep) timeout_ns: u64,
+}
+
+impl Endpoint {
+    /// Begins a call: refused after a fault or a failure.
+    pub(in crate::ep) fn enter(&self) -> Result<MutexGuard<'_, Desk>, EpError> {
+        let desk = self.desk();
+        if let Some(fault) = fault::recorded(&self.record)? {
+            return Err(fault.into());
+        }
+        match &desk.failed {
+            None => Ok(desk),
+            Some(cause) => Err(EpError::Failed {
+                cause: cause.clone(),
+            }),
+        }
+    }
+
+    /// The desk as it is; it is valid after any panic of a holder.
+    pub(in crate::ep) fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(in crate::ep) fn set_timeout(&self, timeout: Duration) {
+        let timeout = nanoseconds(timeout).max(1);
+        self.timeout_ns.store(timeout, Ordering::Relaxed);
+    }
+
+    /// What has gone wrong on the device so far: a fault for ever, an abandoned round once.
+    pub(in crate::ep) fn check(&self) -> Result<(), EpError> {
+        let mut desk = self.enter()?;
+        let (epoch, ranks) = fault::abandoned(&self.record)?;
+        if epoch <= desk.reported {
+            return Ok(());
+        }
+        desk.reported = epoch;
+        Err(EpError::Abandoned { epoch, ranks })
+    }
+
+    pub(in crate::ep) fn addresses(&self) -> Addresses {
+        Addresses {
+            heap: self.heap.address(),
+            heap_stride: self.heap.stride(),
+            state: self.state.address(),
+            fault: self.record.address(),
+            timeout_ns: self.timeout_ns.load(Ordering::Relaxed),
+        }
+    }
+
+    /// What the kernels that `stream` is past have noted, with the bytes of a dispatched and of a combined row.
+    pub(in crate::ep) fn stats(
+        &self,
+        stream: &Stream,
+        ranks: u32,
+        row_bytes: [u64; 2],
+    ) -> Result<EpStats, EpError> {
+        let mut state = [EpState::default()];
+        self.state.copy_to(stream, &mut state)?;
+        Ok(EpStats::new((self.rank, ranks), &state[0], row_bytes))
+    }
+
+    /// Begins a round whose first kernels are on `stream`.
+    pub(in crate::ep) fn begin(&self, desk: &mut Desk, stream: &Stream) -> Result<(), EpError> {
+        desk.ledger.begin(stream.capture_id()?);
+        Ok(())
+    }
+
+    /// Refuses `operation` of `epoch` on `stream` when it is not its turn.
+    pub(in crate::ep) fn turn(
+        &self,
+        desk: &Desk,
+        stream: &Stream,
+        (operation, epoch): (Operation, u64),
+    ) -> Result<(), EpError> {
+        desk.ledger.turn(operation, epoch)?;
+        let called = stream.capture_id()?;
+        if desk.ledger.capture(epoch) == called {
+            return Ok(());
+        }
+        Err(EpError::Capture { operation, epoch })
+    }
+
+    /// Enqueues a kernel behind the previous one of this rank.
+    pub(in crate::ep) fn launch<P: KernelParams>(
+        &self,
+        desk: &mut Desk,
+        stream: &Stream,
+        (kernel, ctas): (&Kernel, u32),
+        params: &P,
+    ) -> Result<(), EpError> {
+        let config = LaunchConfig::new(kernel, [ctas, 1, 1]);
+        let capture = stream.capture_id()?;
+        let chain = match capture {
+            None => Some(&self.chain),
+            Some(_) if capture == desk.captured => Some(&self.captured_chain),
+            // The first launch of a capture: an event from outside cannot be waited for.
+            Some(_) => None,
+        };
+        let waited = chain.map_or(Ok(()), |chain| stream.wait_event(chain));
+        let launched = waited.and_then(|()| {
+            // SAFETY: (1) and (2) as the header of this file says; (3) the protocol orders all accesses
+            // to windows, and the event chain those to this rank's own memory. Of a captured launch the
+            // caller of `Graph::launch` promises all three.
+            unsafe { stream.launch(kernel, &config, params) }?;
+            if capture.is_some() {
+                desk.captured = capture;
+                self.captured_chain.record(stream)
+            } else {
+                self.chain.record(stream)
+            }
+        });
+        launched.map_err(|error| {
+            let error = EpError::from(error);
+            desk.failed.get_or_insert_with(|| error.to_string());
+            error
+        })
+    }
+
+    /// A checker of the arguments of `operation`.
+    pub(in crate::ep) fn arguments(&self, operation: &'static str) -> Arguments<'_> {
+        Arguments {
+            context: &self.context,
+            operation,
+        }
+    }
+}
+
+/// Whether a receiving kernel copies rows or only keeps the protocol going.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::ep) enum Abandon {
+    No = 0,
+    Yes = 1,
+}
+
+fn nanoseconds(timeout: Duration) -> u64 {
+    u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        // Waits on peers are bounded, so this ends. If it does not, the memory that kernels may
+        // still use stays mapped for ever.
+        let idle = self.chain.synchronize_within(DEFAULT_WAIT);
+        if matches!(idle, Err(crate::device::DeviceError::Timeout { .. })) {
+            self.context.defer(idle);
+            return;
+        }
+        // SAFETY: dropped here and nowhere else; no kernel uses it any more.
+        unsafe { ManuallyDrop::drop(&mut self.heap) };
+        // SAFETY: as above.
+        unsafe { ManuallyDrop::drop(&mut self.record) };
+    }
+}
+
+/// All ranks bring the same description, made for as many ranks as meet; the plan follows from it.
+pub(in crate::ep) fn agree_on<D: Copy + PartialEq + Debug + Serialize + DeserializeOwned>(
+    bootstrap: &mut Bootstrap,
+    ranks: u32,
+    desc: D,
+) -> Result<(), EpError> {
+    if bootstrap.ranks() != ranks {
+        return Err(EpError::Desc {
+            field: "ranks",
+            value: ranks.to_string(),
+            expected: format!("{}, the ranks that meet", bootstrap.ranks()),
+        });
+    }
+    let descs = bootstrap.all_gather("all-to-all: plan", desc)?;
+    for (rank, other) in (0u32..).zip(descs) {
+        if other != desc {
+            return Err(EpError::Memory(MemoryError::Disagreement {
+                what: "plan of the all-to-all",
+                rank,
+                found: format!("{other:?}"),
+                expected: format!("{desc:?}"),
+            }));
+        }
+    }
+    Ok(())
+}
+
+/// Checks the arguments of one call.
+pub(in crate::ep) struct Arguments<'a> {
+    context: &'a Arc<Context>,
+    operation: &'static str,
+}
+
+impl Arguments<'_> {
+    /// The address of row `first` of a buffer with room for `[first + rows][columns]`.
+    pub(in crate::ep) fn rows<T: Pod>(
+        &self,
+        what: &'static str,
+        buffer: &Buffer<T>,
+        [first, rows, columns]: [u32; 3],
+    ) -> Result<u64, EpError> {
+        let [first, rows, columns] = [first, rows, columns].map(u64::from);
+        let address = self.elements(what, buffer, (first + rows) * columns)?;
+        Ok(address + first * columns * size_of::<T>() as u64)
+    }
+
+    /// The address of a buffer of at least `needed` elements on this rank's device.
+    pub(in crate::ep) fn elements<T: Pod>(
+        &self,
+        what: &'static str,
+        buffer: &Buffer<T>,
+        needed: u64,
+    ) -> Result<u64, EpError> {
+        if !Arc::ptr_eq(buffer.context(), self.context) {
+            let found = format!("on device {}", buffer.context().ordinal());
+            let expected = format!("in the context of device {}", self.context.ordinal());
+            return Err(self.refuse(what, found, expected));
+        }
+        if (buffer.len() as u64) < needed {
+            let found = format!("{} elements", buffer.len());
+            return Err(self.refuse(what, found, format!("at least {needed}")));
+        }
+        Ok(buffer.address())
+    }
+
+    pub(in crate::ep) fn refuse(
+        &self,
+        what: &'static str,
+        value: String,
+        expected: impl ToString,
+    ) -> EpError {
+        EpError::Argument {
+            operation: self.operation,
+            what,
+            value,
+            expected: expected.to_string(),
+        }
+    }
+}
