@@ -136,8 +136,8 @@ __device__ __forceinline__ Sum sum_vector(const hadal_ep_throughput& ep, uint64_
                                           uint32_t token, uint32_t vector, uint32_t abandoned) {
     const uint32_t buffer = buffer_of(epoch);
     const uint64_t first = uint64_t{token} * ep.topk * 4;
-    const uint64_t routing = entry_copy(ep, ep.routing, buffer) + first;
-    const uint64_t weights = entry_copy(ep, ep.weights, buffer) + first;
+    const uint64_t routing = ep.routing + first;
+    const uint64_t weights = ep.weights + first;
     Sum acc{};
     uint32_t owners = 0;
     for (uint32_t k = 0; k < ep.topk; ++k) {

@@ -40,8 +40,6 @@ __device__ __forceinline__ void count_entries(const hadal_ep_tp_count_params& p,
                                               uint32_t first, uint32_t end, uint32_t* seen) {
     const hadal_ep_throughput& ep = p.ep;
     const uint32_t lane = threadIdx.x % kWarpLanes;
-    const uint64_t routing = entry_copy(ep, ep.routing, buffer_of(epoch));
-    const uint64_t weights = entry_copy(ep, ep.weights, buffer_of(epoch));
     for (uint32_t start = first; start < end; start += kWarpLanes) {
         const uint32_t entry = start + lane;
         int32_t chosen = -1;
@@ -52,8 +50,8 @@ __device__ __forceinline__ void count_entries(const hadal_ep_tp_count_params& p,
                 raise_fault(ep, fault);
                 chosen = -1;
             }
-            *reinterpret_cast<int32_t*>(routing + uint64_t{entry} * 4) = chosen;
-            isa::st_global_f32(weights + uint64_t{entry} * 4,
+            reinterpret_cast<int32_t*>(ep.routing)[entry] = chosen;
+            isa::st_global_f32(ep.weights + uint64_t{entry} * 4,
                                isa::ld_global_nc_f32(p.weights + uint64_t{entry} * 4));
         }
         const uint32_t same = __match_any_sync(kFullWarp, chosen);
@@ -67,15 +65,15 @@ __device__ __forceinline__ void count_entries(const hadal_ep_tp_count_params& p,
 }
 
 /// Numbers the rows of the tokens `first .. end` for each rank with one warp; `seen[rank]` counts.
-__device__ __forceinline__ void count_rows(const hadal_ep_throughput& ep, uint64_t routing,
-                                           uint32_t first, uint32_t end, uint32_t* seen) {
+__device__ __forceinline__ void count_rows(const hadal_ep_throughput& ep, uint32_t first,
+                                           uint32_t end, uint32_t* seen) {
     const uint32_t lane = threadIdx.x % kWarpLanes;
     for (uint32_t start = first; start < end; start += kWarpLanes) {
         const uint32_t token = start + lane;
         uint32_t owners = 0;
         for (uint32_t k = 0; token < end && k < ep.topk; ++k) {
             const uint64_t entry = uint64_t{token} * ep.topk + k;
-            const int32_t chosen = isa::ld_global_s32(routing + entry * 4);
+            const int32_t chosen = isa::ld_global_s32(ep.routing + entry * 4);
             if (chosen >= 0) owners |= 1u << expert_owner(ep, static_cast<uint32_t>(chosen));
         }
         for (uint32_t rank = 0; rank < ep.ranks; ++rank) {
@@ -91,8 +89,25 @@ __device__ __forceinline__ void count_rows(const hadal_ep_throughput& ep, uint64
     }
 }
 
-/// Turns the chunks' counts into sums over the chunks before, and publishes the totals with their
-/// checksum. Run by the last CTA.
+/// The total of `column`; leaves, for every chunk and behind the last one, the sum of those before.
+/// Finds it there when the routing was counted in an earlier round.
+__device__ __forceinline__ uint32_t add_chunks(const hadal_ep_tp_count_params& p, uint32_t chunks,
+                                               uint32_t column) {
+    const uint64_t stride = uint64_t{columns(p.ep)} * 4;
+    uint64_t at = p.ep.chunks + uint64_t{column} * 4;
+    if (p.again != 0) return load_u32(at + chunks * stride);
+    uint32_t total = 0;
+    for (uint32_t chunk = 0; chunk < chunks; ++chunk, at += stride) {
+        const uint32_t count = load_u32(at);
+        *reinterpret_cast<uint32_t*>(at) = total;
+        total += count;
+    }
+    *reinterpret_cast<uint32_t*>(at) = total;
+    return total;
+}
+
+/// Turns the chunks' counts into sums over the chunks before, with the totals behind the last one,
+/// unless an earlier round has; publishes the totals with their checksum. Run by the last CTA.
 template <class Config>
 __device__ __forceinline__ void publish_counts(const hadal_ep_tp_count_params& p, uint64_t epoch,
                                                unsigned long long& checksum) {
@@ -102,13 +117,7 @@ __device__ __forceinline__ void publish_counts(const hadal_ep_tp_count_params& p
     __syncthreads();
     uint64_t mine = 0;
     for (uint32_t column = threadIdx.x; column < columns(ep); column += Config::kThreads) {
-        uint32_t total = 0;
-        for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
-            const uint64_t at = ep.chunks + (uint64_t{chunk} * columns(ep) + column) * 4;
-            const uint32_t count = load_u32(at);
-            *reinterpret_cast<uint32_t*>(at) = total;
-            total += count;
-        }
+        const uint32_t total = add_chunks(p, chunks, column);
         mine += mixed(column, total, epoch);
         for (uint32_t rank = 0; rank < ep.ranks; ++rank)
             counts_of(ep, rank, buffer_of(epoch), ep.rank)[column] = total;
@@ -135,12 +144,12 @@ __device__ __forceinline__ void count(const hadal_ep_tp_count_params& p) {
     uint32_t* own = seen[threadIdx.x / kWarpLanes];
     const uint32_t chunk = blockIdx.x * Config::kWarps + threadIdx.x / kWarpLanes;
     const uint32_t first = chunk * ep.chunk_tokens;
-    if (first < p.tokens && !aborted(ep)) {
+    if (first < p.tokens && p.again == 0 && !aborted(ep)) {
         const uint32_t end = min(first + ep.chunk_tokens, p.tokens);
         for (uint32_t column = lane; column < columns(ep); column += kWarpLanes) own[column] = 0;
         __syncwarp();
         count_entries(p, epoch, first * ep.topk, end * ep.topk, own);
-        count_rows(ep, entry_copy(ep, ep.routing, buffer_of(epoch)), first, end, own + ep.experts);
+        count_rows(ep, first, end, own + ep.experts);
         auto* to = reinterpret_cast<uint32_t*>(ep.chunks) + uint64_t{chunk} * columns(ep);
         for (uint32_t column = lane; column < columns(ep); column += kWarpLanes)
             to[column] = own[column];

@@ -117,11 +117,11 @@ __device__ __forceinline__ void send_token(const hadal_ep_tp_dispatch_send_param
     const uint64_t entry = uint64_t{token} * ep.topk + lane;
     int32_t chosen = -1;
     uint2 words{0, 0};
-    if (lane < ep.topk) chosen = isa::ld_global_s32(entry_copy(ep, ep.routing, buffer) + entry * 4);
+    if (lane < ep.topk) chosen = isa::ld_global_s32(ep.routing + entry * 4);
     if (chosen >= 0) {
         words.x = places.first[chosen] + load_u32(chunk + uint32_t(chosen) * 4) +
                   load_u32(ep.entry_at + entry * 4);
-        words.y = load_u32(entry_copy(ep, ep.weights, buffer) + entry * 4);
+        words.y = load_u32(ep.weights + entry * 4);
     }
     const uint32_t owner =
         chosen >= 0 ? expert_owner(ep, static_cast<uint32_t>(chosen)) : HADAL_EP_MAX_RANKS;

@@ -68,12 +68,6 @@ __device__ __forceinline__ uint64_t result_row(const hadal_ep_throughput& ep, ui
     return window(ep, rank) + ep.results + row * ep.hidden * 2;
 }
 
-/// Copy of the routing of this round, or of its weights.
-__device__ __forceinline__ uint64_t entry_copy(const hadal_ep_throughput& ep, uint64_t copies,
-                                               uint32_t buffer) {
-    return copies + uint64_t{buffer} * ep.max_tokens * ep.topk * 4;
-}
-
 __device__ __forceinline__ uint32_t align_up(uint32_t rows, uint32_t alignment) {
     return (rows + alignment - 1) / alignment * alignment;
 }

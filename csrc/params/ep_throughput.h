@@ -33,12 +33,13 @@ struct hadal_ep_throughput {
     uint64_t poison;
     uint64_t rows;
     uint64_t results;
-    /* Private device memory of this rank, written by `count`. */
-    uint64_t routing;  /* int32 [2][max_tokens][topk]: copy of topk_idx */
-    uint64_t weights;  /* f32 [2][max_tokens][topk]: copy */
+    /* Private device memory of this rank, written by the `count` of this round or, when its routing is
+     * used again, of an earlier one. */
+    uint64_t routing;  /* int32 [max_tokens][topk]: copy of topk_idx */
+    uint64_t weights;  /* f32 [max_tokens][topk]: copy */
     uint64_t entry_at; /* uint32 [max_tokens][topk]: place among its chunk's entries of its expert */
     uint64_t row_at;   /* uint32 [max_tokens][ranks]: place among its chunk's rows for the rank */
-    uint64_t chunks;   /* uint32 [chunks][experts + ranks]: of the chunks before, together */
+    uint64_t chunks;   /* uint32 [chunks + 1][experts + ranks]: of the chunks before, together */
     uint32_t rank;
     uint32_t ranks;
     uint32_t experts; /* global */
@@ -61,7 +62,7 @@ struct hadal_ep_tp_count_params {
     uint64_t topk_idx; /* int32 [tokens][topk] */
     uint64_t weights;  /* f32 [tokens][topk] */
     uint32_t tokens;
-    uint32_t reserved;
+    uint32_t again; /* 1: publish what was counted before; the two arrays are not read */
 };
 HADAL_EP_ASSERT(sizeof(struct hadal_ep_tp_count_params) == 216, "no padding");
 

@@ -389,15 +389,15 @@ pub struct EpThroughput {
     pub poison: u64,
     pub rows: u64,
     pub results: u64,
-    #[doc = " int32 \\[2\\]\\[max_tokens\\]\\[topk\\]: copy of topk_idx"]
+    #[doc = " int32 \\[max_tokens\\]\\[topk\\]: copy of topk_idx"]
     pub routing: u64,
-    #[doc = " f32 \\[2\\]\\[max_tokens\\]\\[topk\\]: copy"]
+    #[doc = " f32 \\[max_tokens\\]\\[topk\\]: copy"]
     pub weights: u64,
     #[doc = " uint32 \\[max_tokens\\]\\[topk\\]: place among its chunk's entries of its expert"]
     pub entry_at: u64,
     #[doc = " uint32 \\[max_tokens\\]\\[ranks\\]: place among its chunk's rows for the rank"]
     pub row_at: u64,
-    #[doc = " uint32 \\[chunks\\]\\[experts + ranks\\]: of the chunks before, together"]
+    #[doc = " uint32 \\[chunks + 1\\]\\[experts + ranks\\]: of the chunks before, together"]
     pub chunks: u64,
     pub rank: u32,
     pub ranks: u32,
@@ -496,7 +496,8 @@ pub struct EpTpCountParams {
     #[doc = " f32 \\[tokens\\]\\[topk\\]"]
     pub weights: u64,
     pub tokens: u32,
-    pub reserved: u32,
+    #[doc = " 1: publish what was counted before; the two arrays are not read"]
+    pub again: u32,
 }
 const _: () = {
     ["Size of EpTpCountParams"][::core::mem::size_of::<EpTpCountParams>() - 216usize];
@@ -508,8 +509,8 @@ const _: () = {
         [::core::mem::offset_of!(EpTpCountParams, weights) - 200usize];
     ["Offset of field: EpTpCountParams::tokens"]
         [::core::mem::offset_of!(EpTpCountParams, tokens) - 208usize];
-    ["Offset of field: EpTpCountParams::reserved"]
-        [::core::mem::offset_of!(EpTpCountParams, reserved) - 212usize];
+    ["Offset of field: EpTpCountParams::again"]
+        [::core::mem::offset_of!(EpTpCountParams, again) - 212usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::device::{Buffer, Context, DEFAULT_WAIT, Stream};
 use crate::ep::endpoint::agree_on;
-use crate::ep::{EpError, EpStats, Operation};
+use crate::ep::{EpError, EpStats};
 use crate::memory::{Bootstrap, MemoryError};
 use crate::params::EpSource;
 
@@ -128,23 +128,9 @@ impl ThroughputBuffers {
         stream: &Stream,
         input: &DispatchInput<'_>,
     ) -> Result<DispatchInFlight, EpError> {
-        let (count, send) = input.check(&self.shared)?;
-        let mut desk = self.shared.endpoint.enter()?;
-        let coming = desk.ledger.coming_epoch();
-        self.shared.end_owed(&mut desk, Operation::Count, coming)?;
-        let epoch = desk.ledger.next_epoch()?;
-        self.shared.count(&mut desk, stream, count)?;
-        self.shared.dispatch_send(&mut desk, stream, send)?;
-        self.shared.endpoint.begin(&mut desk, stream)?;
-        drop(desk);
-        Ok(DispatchInFlight {
-            round: OpenRound {
-                shared: Arc::clone(&self.shared),
-                epoch,
-                tokens: input.tokens,
-                first: input.first,
-            },
-        })
+        let kernels = input.check(&self.shared)?;
+        let round = OpenRound::begin(&self.shared, stream, (input.first, None), kernels)?;
+        Ok(DispatchInFlight { round })
     }
 
     /// Waits for all work of `stream`, then tells what this rank has had to do with each peer so far, and when.

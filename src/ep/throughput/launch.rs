@@ -1,6 +1,6 @@
 //! One rank's resources in throughput mode, and what each kernel gets.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::buffers::Received;
 use super::{Reduce, ThroughputPlan};
@@ -44,9 +44,9 @@ impl Kernels {
     }
 }
 
-/// What `count` leaves for the later kernels of this rank.
+/// What `count` leaves for the later kernels of its round, and of those that use its routing again.
 #[derive(Debug)]
-struct Counted {
+pub(super) struct Counted {
     routing: Buffer<i32>,
     weights: Buffer<f32>,
     entry_at: Buffer<u32>,
@@ -55,15 +55,15 @@ struct Counted {
 }
 
 impl Counted {
-    fn new(plan: &ThroughputPlan, context: &Arc<Context>) -> Result<Self, EpError> {
+    pub(super) fn new(plan: &ThroughputPlan, context: &Arc<Context>) -> Result<Self, EpError> {
         let desc = &plan.desc;
         let tokens = desc.max_tokens as usize;
         let entries = tokens * desc.topk as usize;
         let columns = (desc.experts + desc.ranks) as usize;
-        let chunks = plan.chunks(desc.max_tokens) as usize;
+        let chunks = plan.chunks(desc.max_tokens) as usize + 1;
         Ok(Self {
-            routing: Buffer::alloc(context, 2 * entries)?,
-            weights: Buffer::alloc(context, 2 * entries)?,
+            routing: Buffer::alloc(context, entries)?,
+            weights: Buffer::alloc(context, entries)?,
             entry_at: Buffer::alloc(context, entries)?,
             row_at: Buffer::alloc(context, tokens * desc.ranks as usize)?,
             chunks: Buffer::alloc(context, chunks * columns)?,
@@ -77,12 +77,12 @@ pub(super) struct Shared {
     pub(super) plan: ThroughputPlan,
     pub(super) endpoint: Endpoint,
     pub(super) received: [Received; 2],
-    counted: Counted,
+    counted: Mutex<[Arc<Counted>; 2]>,
     kernels: Kernels,
 }
 
 /// What does not need the peers.
-type Local = (LocalEndpoint, [Received; 2], Counted, Kernels);
+type Local = (LocalEndpoint, [Received; 2], [Arc<Counted>; 2], Kernels);
 
 impl Shared {
     pub(super) fn new(
@@ -97,7 +97,7 @@ impl Shared {
             plan: *plan,
             endpoint: local.join(bootstrap, context, plan.heap.bytes, plan.desc.timeout)?,
             received,
-            counted,
+            counted: Mutex::new(counted),
             kernels,
         })
     }
@@ -110,7 +110,10 @@ impl Shared {
         ];
         stream.synchronize()?;
         let local = LocalEndpoint::new(context)?;
-        let counted = Counted::new(plan, context)?;
+        let counted = [
+            Arc::new(Counted::new(plan, context)?),
+            Arc::new(Counted::new(plan, context)?),
+        ];
         Ok((local, received, counted, Kernels::load(context)?))
     }
 
@@ -119,15 +122,34 @@ impl Shared {
         &self.received[usize::from(epoch % 2 == 1)]
     }
 
+    /// Where a new round of `epoch` counts.
+    pub(super) fn counted(&self, epoch: u64) -> Arc<Counted> {
+        let places = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&places[usize::from(epoch % 2 == 1)])
+    }
+
+    /// Sees to it that no later round counts where `counted` is.
+    pub(super) fn keep(&self, counted: &Arc<Counted>) -> Result<(), EpError> {
+        let mut places = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        for place in places
+            .iter_mut()
+            .filter(|place| Arc::ptr_eq(place, counted))
+        {
+            *place = Arc::new(Counted::new(&self.plan, &self.endpoint.context)?);
+        }
+        Ok(())
+    }
+
     pub(super) fn count(
         &self,
         desk: &mut Desk,
         stream: &Stream,
-        params: EpTpCountParams,
+        (counted, params): (&Counted, EpTpCountParams),
     ) -> Result<(), EpError> {
-        let ep = self.common();
+        let ep = self.common(Some(counted));
         let params = EpTpCountParams { ep, ..params };
-        let ctas = self.plan.count_ctas(params.tokens);
+        let tokens = if params.again == 0 { params.tokens } else { 0 };
+        let ctas = self.plan.count_ctas(tokens);
         let kernel = (&self.kernels.count, ctas);
         self.endpoint.launch(desk, stream, kernel, &params)
     }
@@ -136,9 +158,9 @@ impl Shared {
         &self,
         desk: &mut Desk,
         stream: &Stream,
-        params: EpTpDispatchSendParams,
+        (counted, params): (&Counted, EpTpDispatchSendParams),
     ) -> Result<(), EpError> {
-        let ep = self.common();
+        let ep = self.common(Some(counted));
         let params = EpTpDispatchSendParams { ep, ..params };
         let ctas = self.plan.row_ctas(params.tokens);
         let kernel = (&self.kernels.dispatch_send, ctas);
@@ -154,7 +176,7 @@ impl Shared {
     ) -> Result<(), EpError> {
         let into = self.received(epoch);
         let params = EpTpDispatchRecvParams {
-            ep: self.common(),
+            ep: self.common(None),
             x: into.rows.address(),
             x_scales: into.scales.address(),
             offsets: into.offsets.address(),
@@ -178,7 +200,7 @@ impl Shared {
         y: Option<u64>,
     ) -> Result<(), EpError> {
         let params = EpTpCombineSendParams {
-            ep: self.common(),
+            ep: self.common(None),
             y: y.unwrap_or(0),
             abandon: u32::from(y.is_none()),
             ..Default::default()
@@ -188,18 +210,19 @@ impl Shared {
         self.endpoint.launch(desk, stream, kernel, &params)
     }
 
+    /// Without `counted` the round is abandoned.
     pub(super) fn combine_recv(
         &self,
         desk: &mut Desk,
         stream: &Stream,
         output: OutputType,
-        params: EpTpCombineRecvParams,
+        (counted, params): (Option<&Counted>, EpTpCombineRecvParams),
     ) -> Result<(), EpError> {
         let kernel = match output {
             OutputType::F32 => &self.kernels.combine_recv_f32,
             OutputType::Bf16 => &self.kernels.combine_recv_bf16,
         };
-        let ep = self.common();
+        let ep = self.common(counted);
         let params = EpTpCombineRecvParams { ep, ..params };
         let ctas = self.plan.combine_recv_ctas(params.tokens);
         self.endpoint.launch(desk, stream, (kernel, ctas), &params)
@@ -244,13 +267,14 @@ impl Shared {
                 ..Default::default()
             };
             let stream = &self.endpoint.abandon_stream;
-            self.combine_recv(desk, stream, OutputType::F32, params)?;
+            self.combine_recv(desk, stream, OutputType::F32, (None, params))?;
             desk.ledger.launched(Operation::CombineRecv, owed);
         }
         Ok(())
     }
 
-    fn common(&self) -> EpThroughput {
+    /// `counted` for the kernels that look at it.
+    fn common(&self, counted: Option<&Counted>) -> EpThroughput {
         let plan = &self.plan;
         let heap = &plan.heap;
         let addresses = self.endpoint.addresses();
@@ -267,11 +291,11 @@ impl Shared {
             poison: heap.poison.offset,
             rows: heap.rows.offset,
             results: heap.results.offset,
-            routing: self.counted.routing.address(),
-            weights: self.counted.weights.address(),
-            entry_at: self.counted.entry_at.address(),
-            row_at: self.counted.row_at.address(),
-            chunks: self.counted.chunks.address(),
+            routing: counted.map_or(0, |c| c.routing.address()),
+            weights: counted.map_or(0, |c| c.weights.address()),
+            entry_at: counted.map_or(0, |c| c.entry_at.address()),
+            row_at: counted.map_or(0, |c| c.row_at.address()),
+            chunks: counted.map_or(0, |c| c.chunks.address()),
             rank: self.endpoint.rank,
             ranks: plan.desc.ranks,
             experts: plan.desc.experts,

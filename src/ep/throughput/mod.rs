@@ -18,6 +18,8 @@
 //! # Ok::<(), hadal::ep::EpError>(())
 //! ```
 //!
+//! A routing that repeats, as that of a forward pass does in the backward one, is kept by [`DispatchHandle::reuse`].
+//!
 //! Whole rounds can be captured ([`Stream::capture`](crate::device::Stream::capture)); every launch of the graph is
 //! a round, with the contents that the buffers then have. The communicator's other rounds must be on the graph's stream, or
 //! have ended.
@@ -32,4 +34,4 @@ pub use super::latency::{Output, Payload, ReceivedRows, Rows};
 pub use buffers::{Received, ThroughputBuffers};
 pub use desc::{Reduce, ThroughputDesc};
 pub use plan::{HeapLayout, ThroughputPlan};
-pub use round::{CombineInFlight, DispatchHandle, DispatchInFlight, DispatchInput};
+pub use round::{CombineInFlight, DispatchHandle, DispatchInFlight, DispatchInput, Routing};

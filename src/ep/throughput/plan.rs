@@ -192,14 +192,8 @@ impl ThroughputPlan {
     #[must_use]
     pub fn private_bytes(&self, rank: u32) -> u64 {
         let desc = &self.desc;
-        let [rows, scale_rows, scales, tokens, topk] = [
-            self.max_rows,
-            self.scale_rows,
-            self.scales,
-            desc.max_tokens,
-            desc.topk,
-        ]
-        .map(u64::from);
+        let [rows, scale_rows, scales] =
+            [self.max_rows, self.scale_rows, self.scales].map(u64::from);
         let element = match desc.payload {
             Payload::Fp8 => 1,
             Payload::Bf16 => 2,
@@ -208,12 +202,18 @@ impl ThroughputPlan {
         let per_round = rows * u64::from(desc.hidden) * element
             + scale_rows * scales * 4
             + (2 * experts + 1) * 4
-            + rows * 16
-            + tokens * topk * 8;
-        let chunks = u64::from(self.chunks(desc.max_tokens));
+            + rows * 16;
+        BUFFERS * (per_round + self.routing_bytes()) + size_of::<crate::params::EpState>() as u64
+    }
+
+    /// Bytes of the routing of one round: what [`super::DispatchHandle::reuse`] takes until it is dropped.
+    #[must_use]
+    pub fn routing_bytes(&self) -> u64 {
+        let desc = &self.desc;
+        let [tokens, topk, ranks] = [desc.max_tokens, desc.topk, desc.ranks].map(u64::from);
+        let chunks = u64::from(self.chunks(desc.max_tokens)) + 1;
         let columns = u64::from(desc.experts + desc.ranks);
-        let places = tokens * (topk + u64::from(desc.ranks)) * 4 + chunks * columns * 4;
-        BUFFERS * per_round + places + size_of::<crate::params::EpState>() as u64
+        tokens * (3 * topk + ranks) * 4 + chunks * columns * 4
     }
 }
 

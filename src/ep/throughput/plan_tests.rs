@@ -47,11 +47,12 @@ fn private_bytes_are_those_of_the_buffers() {
         ..ThroughputDesc::new(shape, 256, 5, Payload::Fp8, Reduce::PerExpert)
     };
     let plan = ThroughputPlan::new(desc).unwrap();
-    // Codes, scales of 12 rows, offsets and counts of 2 experts, index, source, weight, copies; twice.
-    let round = 10 * 256 + 12 * 2 * 4 + 5 * 4 + 10 * 16 + 5 * 2 * 8;
-    // Places of entries and rows, five chunks of five columns, the state.
-    let once = 5 * 2 * 4 + 5 * 2 * 4 + 5 * 5 * 4 + 8288;
-    assert_eq!(plan.private_bytes(0), 2 * round + once);
+    // Codes, scales of 12 rows, offsets and counts of 2 experts, index, source, weight.
+    let received = 10 * 256 + 12 * 2 * 4 + 5 * 4 + 10 * 16;
+    // Copies, places of entries and rows, five chunks and their totals of five columns.
+    let routing = 5 * 2 * 8 + 5 * 2 * 4 + 5 * 2 * 4 + 6 * 5 * 4;
+    assert_eq!(plan.routing_bytes(), routing);
+    assert_eq!(plan.private_bytes(0), 2 * (received + routing) + 8288);
 }
 
 #[test]

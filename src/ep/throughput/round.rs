@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use half::bf16;
 
-use super::launch::{OutputType, Shared};
+use super::launch::{Counted, OutputType, Shared};
 use super::{Output, Payload, Received, Rows, ThroughputPlan};
 use crate::device::{Buffer, Stream};
 use crate::ep::endpoint::Abandon;
@@ -33,51 +33,129 @@ impl DispatchInput<'_> {
         &self,
         shared: &Shared,
     ) -> Result<(EpTpCountParams, EpTpDispatchSendParams), EpError> {
-        let plan = &shared.plan;
-        let desc = &plan.desc;
+        let desc = &shared.plan.desc;
         let arguments = shared.endpoint.arguments("dispatch");
         if self.tokens > desc.max_tokens {
             return Err(arguments.refuse("tokens", self.tokens.to_string(), desc.max_tokens));
         }
-        let of = |columns| [self.first, self.tokens, columns];
-        let rows = of(desc.hidden);
-        let (x, x_scales) = match (self.rows, desc.payload) {
-            (Rows::Fp8 { codes, scales }, Payload::Fp8) => (
-                arguments.rows("codes", codes, rows)?,
-                arguments.rows("scales", scales, of(plan.scales))?,
-            ),
-            (Rows::Bf16(values), Payload::Bf16) => (arguments.rows("rows", values, rows)?, 0),
-            (Rows::Fp8 { .. }, Payload::Bf16) => {
-                return Err(arguments.refuse("rows", "FP8".into(), "BF16"));
-            }
-            (Rows::Bf16(_), Payload::Fp8) => {
-                return Err(arguments.refuse("rows", "BF16".into(), "FP8"));
-            }
-        };
-        let entries = of(desc.topk);
+        let entries = [self.first, self.tokens, desc.topk];
         let count = EpTpCountParams {
             topk_idx: arguments.rows("topk_idx", self.topk_idx, entries)?,
             weights: arguments.rows("weights", self.weights, entries)?,
             tokens: self.tokens,
             ..Default::default()
         };
-        let send = EpTpDispatchSendParams {
-            x,
-            x_scales,
+        let send = check_rows(shared, self.rows, [self.first, self.tokens])?;
+        Ok((count, send))
+    }
+}
+
+/// The parameters of the send kernel for `tokens` rows from row `first` on.
+fn check_rows(
+    shared: &Shared,
+    rows: Rows<'_>,
+    [first, tokens]: [u32; 2],
+) -> Result<EpTpDispatchSendParams, EpError> {
+    let plan = &shared.plan;
+    let arguments = shared.endpoint.arguments("dispatch");
+    let elements = [first, tokens, plan.desc.hidden];
+    let (x, x_scales) = match (rows, plan.desc.payload) {
+        (Rows::Fp8 { codes, scales }, Payload::Fp8) => (
+            arguments.rows("codes", codes, elements)?,
+            arguments.rows("scales", scales, [first, tokens, plan.scales])?,
+        ),
+        (Rows::Bf16(values), Payload::Bf16) => (arguments.rows("rows", values, elements)?, 0),
+        (Rows::Fp8 { .. }, Payload::Bf16) => {
+            return Err(arguments.refuse("rows", "FP8".into(), "BF16"));
+        }
+        (Rows::Bf16(_), Payload::Fp8) => {
+            return Err(arguments.refuse("rows", "BF16".into(), "FP8"));
+        }
+    };
+    Ok(EpTpDispatchSendParams {
+        x,
+        x_scales,
+        tokens,
+        ..Default::default()
+    })
+}
+
+/// The routing and weights of a dispatched round, for rounds with other rows: nothing is checked or counted again. Its
+/// memory ([`ThroughputPlan::routing_bytes`]) is freed when it and its rounds are dropped.
+#[derive(Debug)]
+pub struct Routing {
+    shared: Arc<Shared>,
+    counted: Arc<Counted>,
+    tokens: u32,
+    first: u32,
+}
+
+impl Routing {
+    /// Sends `rows` as the rows of that round were sent: as many, from the same row of the buffer on. A round like any other; which
+    /// ranks use a routing again does not matter to their peers.
+    ///
+    /// # Errors
+    /// As [`Self::dispatch_begin`] and [`DispatchInFlight::finish`].
+    pub fn dispatch(&self, stream: &Stream, rows: Rows<'_>) -> Result<DispatchHandle, EpError> {
+        self.dispatch_begin(stream, rows)?.finish(stream)
+    }
+
+    /// Enqueues the send half and begins a round.
+    ///
+    /// # Errors
+    /// As [`super::ThroughputBuffers::dispatch_begin`].
+    pub fn dispatch_begin(
+        &self,
+        stream: &Stream,
+        rows: Rows<'_>,
+    ) -> Result<DispatchInFlight, EpError> {
+        let send = check_rows(&self.shared, rows, [self.first, self.tokens])?;
+        let count = EpTpCountParams {
             tokens: self.tokens,
+            again: 1,
             ..Default::default()
         };
-        Ok((count, send))
+        let kept = (self.first, Some(&self.counted));
+        let round = OpenRound::begin(&self.shared, stream, kept, (count, send))?;
+        Ok(DispatchInFlight { round })
     }
 }
 
 /// A round that still owes kernels.
 #[derive(Debug)]
 pub(super) struct OpenRound {
-    pub(super) shared: Arc<Shared>,
-    pub(super) epoch: u64,
-    pub(super) tokens: u32,
-    pub(super) first: u32,
+    shared: Arc<Shared>,
+    counted: Arc<Counted>,
+    epoch: u64,
+    tokens: u32,
+    first: u32,
+}
+
+impl OpenRound {
+    /// Enqueues the first two kernels of a round whose tokens begin at row `first`, with what an earlier
+    /// round has `counted`, if it is to be used again.
+    pub(super) fn begin(
+        shared: &Arc<Shared>,
+        stream: &Stream,
+        (first, counted): (u32, Option<&Arc<Counted>>),
+        (count, send): (EpTpCountParams, EpTpDispatchSendParams),
+    ) -> Result<Self, EpError> {
+        let mut desk = shared.endpoint.enter()?;
+        let coming = desk.ledger.coming_epoch();
+        shared.end_owed(&mut desk, Operation::Count, coming)?;
+        let epoch = desk.ledger.next_epoch()?;
+        let counted = counted.map_or_else(|| shared.counted(epoch), Arc::clone);
+        shared.count(&mut desk, stream, (&counted, count))?;
+        shared.dispatch_send(&mut desk, stream, (&counted, send))?;
+        shared.endpoint.begin(&mut desk, stream)?;
+        Ok(Self {
+            shared: Arc::clone(shared),
+            counted,
+            epoch,
+            tokens: send.tokens,
+            first,
+        })
+    }
 }
 
 impl Drop for OpenRound {
@@ -139,6 +217,32 @@ impl DispatchHandle {
         &self.round.shared.plan
     }
 
+    /// Keeps the routing of this round for further rounds, before or after this one is combined.
+    ///
+    /// # Errors
+    /// [`EpError::Argument`] for a captured round, whose routing changes with every launch of the graph; an earlier fault; a driver
+    /// error. The handle is as before.
+    pub fn reuse(&self) -> Result<Routing, EpError> {
+        let OpenRound {
+            shared,
+            counted,
+            epoch,
+            tokens,
+            first,
+        } = &self.round;
+        if shared.endpoint.enter()?.ledger.capture(*epoch).is_some() {
+            let arguments = shared.endpoint.arguments("reuse");
+            return Err(arguments.refuse("round", "captured".into(), "one outside of a capture"));
+        }
+        shared.keep(counted)?;
+        Ok(Routing {
+            shared: Arc::clone(shared),
+            counted: Arc::clone(counted),
+            tokens: *tokens,
+            first: *first,
+        })
+    }
+
     /// Returns the experts' rows `y`, BF16 `[max_rows][hidden]`, and sums this rank's tokens with the weights
     /// that were dispatched, in the order that [`super::Reduce`] says.
     ///
@@ -195,6 +299,7 @@ impl CombineInFlight {
     pub fn finish(self, stream: &Stream, output: Output<'_>) -> Result<(), EpError> {
         let OpenRound {
             shared,
+            counted,
             epoch,
             tokens,
             first,
@@ -216,7 +321,7 @@ impl CombineInFlight {
         shared
             .endpoint
             .turn(&desk, stream, (Operation::CombineRecv, *epoch))?;
-        shared.combine_recv(&mut desk, stream, kind, params)?;
+        shared.combine_recv(&mut desk, stream, kind, (Some(counted), params))?;
         desk.ledger.launched(Operation::CombineRecv, *epoch);
         shared.run_owed(&mut desk);
         Ok(())

@@ -3,7 +3,7 @@
 use hadal::device::{Buffer, Stream};
 use hadal::ep::EpError;
 use hadal::ep::throughput::{
-    DispatchHandle, DispatchInput, Output, Payload, ReceivedRows, Rows, ThroughputBuffers,
+    DispatchHandle, DispatchInput, Output, Payload, ReceivedRows, Routing, Rows, ThroughputBuffers,
     ThroughputPlan,
 };
 use hadal::memory::Bootstrap;
@@ -118,18 +118,26 @@ impl<'a> Round<'a> {
         self.topk_idx.copy_from(&self.at.stream, entries).unwrap();
     }
 
-    pub(crate) fn dispatch(&self) -> Result<DispatchHandle, EpError> {
-        let rows = match self.case.payload {
+    fn rows(&self) -> Rows<'_> {
+        match self.case.payload {
             Payload::Fp8 => Rows::Fp8 {
                 codes: &self.codes,
                 scales: &self.scales,
             },
             Payload::Bf16 => Rows::Bf16(&self.values),
-        };
+        }
+    }
+
+    /// Dispatches by the routing of an earlier round.
+    pub(crate) fn dispatch_again(&self, routing: &Routing) -> Result<DispatchHandle, EpError> {
+        routing.dispatch(&self.at.stream, self.rows())
+    }
+
+    pub(crate) fn dispatch(&self) -> Result<DispatchHandle, EpError> {
         let input = DispatchInput {
             first: 0,
             tokens: self.case.tokens[self.at.rank as usize],
-            rows,
+            rows: self.rows(),
             topk_idx: &self.topk_idx,
             weights: &self.weights,
         };

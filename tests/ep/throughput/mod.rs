@@ -5,3 +5,4 @@ mod damage;
 mod faults;
 pub(crate) mod harness;
 pub(crate) mod model;
+mod reuse;
