@@ -16,8 +16,6 @@ pub(crate) const TOKENS: u32 = 128;
 pub(crate) const HIDDEN: u32 = 7168;
 const EXPERTS: u32 = 256;
 const TOPK: u32 = 8;
-/// CTAs of a kernel: few SMs, the rest computes.
-const CTAS: u32 = 16;
 /// Rows of an expert in latency mode; the mean is 32.
 const MAX_ROWS: u32 = 128;
 /// The software GPU is slow.
@@ -184,7 +182,6 @@ fn throughput_round(side: &mut Bootstrap, hidden: u32, tokens: u32, count: &Coun
     let context = Context::new(rank)?;
     let shape = [RANKS, EXPERTS, TOPK];
     let plan = ThroughputPlan::new(ThroughputDesc {
-        ctas: CTAS,
         timeout: TIMEOUT,
         ..ThroughputDesc::new(shape, hidden, TOKENS, Payload::Fp8, Reduce::PerRank)
     })?;
@@ -229,7 +226,7 @@ fn latency_round(side: &mut Bootstrap, hidden: u32, tokens: u32, count: &Count) 
         payload: Payload::Fp8,
         combine: Payload::Bf16,
         max_rows: Some(MAX_ROWS),
-        ctas: CTAS,
+        ctas: None,
         timeout: TIMEOUT,
     })?;
     let buffers = LatencyBuffers::new(&plan, side, &context)?;

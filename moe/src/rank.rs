@@ -425,7 +425,7 @@ fn all_to_all(job: &Job<'_>, ranks: u32) -> Result<LatencyPlan> {
         payload: Payload::Fp8,
         combine: Payload::Bf16,
         max_rows: None,
-        ctas: LatencyDesc::DEFAULT_CTAS,
+        ctas: None,
         timeout: LatencyDesc::DEFAULT_TIMEOUT,
     };
     LatencyPlan::new(desc).map_err(Error::device("plan of the all-to-all"))

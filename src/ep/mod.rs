@@ -7,6 +7,7 @@ pub mod latency;
 pub mod throughput;
 
 mod cap;
+mod ctas;
 mod endpoint;
 mod error;
 mod fault;

@@ -50,7 +50,7 @@ fn plans_tell_what_is_allocated() {
         payload: Payload::Fp8,
         combine: Payload::Fp8,
         max_rows: Some(400),
-        ctas: 4,
+        ctas: Some(4),
         timeout: LatencyDesc::DEFAULT_TIMEOUT,
     })
     .unwrap();

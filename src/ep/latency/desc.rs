@@ -41,8 +41,8 @@ pub struct LatencyDesc {
     pub combine: Payload,
     /// Rows per local expert in the received layout. `None`: `ranks * max_tokens`, which always suffice.
     pub max_rows: Option<u32>,
-    /// Most CTAs of any kernel: what the all-to-all may take of a device.
-    pub ctas: u32,
+    /// Most CTAs of any kernel: what the all-to-all may take of a device. `None`: one per expert, up to the SMs of an H100.
+    pub ctas: Option<u32>,
     /// How long a kernel waits for a peer before it reports a fault.
     pub timeout: Duration,
 }
@@ -50,8 +50,6 @@ pub struct LatencyDesc {
 impl LatencyDesc {
     /// How long a kernel waits for a peer unless told otherwise.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
-    /// CTAs of a kernel unless told otherwise.
-    pub const DEFAULT_CTAS: u32 = 32;
 
     /// Bytes of one dispatched row without its scales.
     #[must_use]
@@ -111,7 +109,7 @@ impl LatencyDesc {
         within("topk", self.topk, 1, HADAL_EP_MAX_TOPK)?;
         within("hidden", self.hidden, 1, 1 << 24)?;
         within("max_tokens", self.max_tokens, 1, MAX_TOKENS)?;
-        within("ctas", self.ctas, 1, 1 << 16)?;
+        within("ctas", self.ctas.unwrap_or(1), 1, 1 << 16)?;
         if let Some(rows) = self.max_rows {
             within("max_rows", rows, 1, i32::MAX.unsigned_abs())?;
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{LatencyDesc, Payload};
+use crate::ep::ctas::SMS;
 use crate::ep::ledger::BUFFERS;
 use crate::ep::{EpError, cap};
 use crate::memory::{Layout, Region};
@@ -83,6 +84,7 @@ impl LatencyPlan {
         // Ranks and tokens are bounded: their product fits.
         let max_rows = desc.max_rows.unwrap_or(narrow("max_rows", all_rows)?);
         let scale_rows = max_rows.next_multiple_of(4);
+        let most = desc.ctas.unwrap_or(SMS);
         check_private(&desc, [max_local_experts, scale_rows], payload + 8)?;
         Ok(Self {
             desc,
@@ -95,8 +97,8 @@ impl LatencyPlan {
             heap: heap(&desc, slot)?,
             combine_scales: desc.combine_scales(),
             combine_slot_bytes: narrow("hidden", desc.combine_slot_bytes())?,
-            dispatch_send_ctas: desc.experts.min(desc.ctas),
-            expert_ctas: max_local_experts.min(desc.ctas),
+            dispatch_send_ctas: desc.experts.min(most),
+            expert_ctas: max_local_experts.min(most),
         })
     }
 
@@ -107,7 +109,7 @@ impl LatencyPlan {
         let wanted = vectors.div_ceil(THREADS).max(1);
         u32::try_from(wanted)
             .unwrap_or(u32::MAX)
-            .min(self.desc.ctas)
+            .min(self.desc.ctas.unwrap_or(SMS))
     }
 
     /// Elements of `x` that a rank receives into, per open round: `[local experts][max_rows][hidden]`.

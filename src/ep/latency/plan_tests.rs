@@ -12,7 +12,7 @@ fn desc() -> LatencyDesc {
         payload: Payload::Fp8,
         combine: Payload::Bf16,
         max_rows: None,
-        ctas: 2,
+        ctas: Some(2),
         timeout: LatencyDesc::DEFAULT_TIMEOUT,
     }
 }
@@ -116,7 +116,13 @@ fn each_rule_names_its_field() {
                 ..ok
             },
         ),
-        ("ctas", LatencyDesc { ctas: 0, ..ok }),
+        (
+            "ctas",
+            LatencyDesc {
+                ctas: Some(0),
+                ..ok
+            },
+        ),
         (
             "timeout",
             LatencyDesc {
@@ -195,14 +201,15 @@ fn deepseek_v3_decoding_on_8_ranks() {
         topk: 8,
         hidden: 7168,
         max_tokens: 128,
-        ctas: LatencyDesc::DEFAULT_CTAS,
+        ctas: None,
         ..desc()
     })
     .unwrap();
     assert_eq!(plan.slot_bytes, 16 + 7168 + 56 * 4);
     assert_eq!(plan.heap.dispatch_slots.bytes, 2 * 32 * 8 * 128 * 7408);
     assert_eq!(plan.heap.combine_slots.bytes, 2 * 128 * 8 * 14336);
-    assert_eq!((plan.expert_ctas, plan.combine_recv_ctas(128)), (32, 32));
+    assert_eq!((plan.dispatch_send_ctas, plan.expert_ctas), (132, 32));
+    assert_eq!(plan.combine_recv_ctas(128), 132);
 }
 
 #[test]

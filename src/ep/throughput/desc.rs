@@ -42,8 +42,9 @@ pub struct ThroughputDesc {
     pub max_rows: Option<u32>,
     /// Multiple at which the rows of an expert begin: 1, or [`crate::gemm::GROUP_ALIGNMENT`] for the contiguous form.
     pub alignment: u32,
-    /// Most CTAs of any kernel: what the all-to-all may take of a device.
-    pub ctas: u32,
+    /// CTAs of every kernel that has work for as many: what the all-to-all may take of a device. `None`: what keeps the links busy,
+    /// by kernel ([`super::Ctas`]).
+    pub ctas: Option<u32>,
     /// How long a kernel waits for a peer before it reports a fault.
     pub timeout: Duration,
 }
@@ -69,7 +70,7 @@ impl ThroughputDesc {
             max_recv_rows: None,
             max_rows: None,
             alignment: 1,
-            ctas: LatencyDesc::DEFAULT_CTAS,
+            ctas: None,
             timeout: LatencyDesc::DEFAULT_TIMEOUT,
         }
     }

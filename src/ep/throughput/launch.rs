@@ -162,7 +162,7 @@ impl Shared {
     ) -> Result<(), EpError> {
         let ep = self.common(Some(counted));
         let params = EpTpDispatchSendParams { ep, ..params };
-        let ctas = self.plan.row_ctas(params.tokens);
+        let ctas = self.plan.dispatch_ctas(params.tokens);
         let kernel = (&self.kernels.dispatch_send, ctas);
         self.endpoint.launch(desk, stream, kernel, &params)
     }
@@ -187,7 +187,7 @@ impl Shared {
             abandon: abandon as u32,
             ..Default::default()
         };
-        let ctas = self.plan.row_ctas(self.plan.max_recv_rows);
+        let ctas = self.plan.dispatch_ctas(self.plan.max_recv_rows);
         let kernel = (&self.kernels.dispatch_recv, ctas);
         self.endpoint.launch(desk, stream, kernel, &params)
     }
@@ -205,7 +205,7 @@ impl Shared {
             abandon: u32::from(y.is_none()),
             ..Default::default()
         };
-        let ctas = self.plan.row_ctas(self.plan.max_recv_rows);
+        let ctas = self.plan.combine_send_ctas();
         let kernel = (&self.kernels.combine_send, ctas);
         self.endpoint.launch(desk, stream, kernel, &params)
     }

@@ -33,5 +33,5 @@ mod round;
 pub use super::latency::{Output, Payload, ReceivedRows, Rows};
 pub use buffers::{Received, ThroughputBuffers};
 pub use desc::{Reduce, ThroughputDesc};
-pub use plan::{HeapLayout, ThroughputPlan};
+pub use plan::{Ctas, HeapLayout, ThroughputPlan};
 pub use round::{CombineInFlight, DispatchHandle, DispatchInFlight, DispatchInput, Routing};

@@ -1,6 +1,7 @@
 //! From a description to sizes, offsets and grids. No device call.
 
 use super::{Payload, Reduce, ThroughputDesc};
+use crate::ep::ctas::{COPY_BATCH, SUM_BATCH, to_fill_links};
 use crate::ep::ledger::BUFFERS;
 use crate::ep::{EpError, cap};
 use crate::memory::{Layout, Region};
@@ -40,6 +41,44 @@ pub struct HeapLayout {
     pub bytes: u64,
 }
 
+/// Most CTAs of each kernel; fewer run where there is less work.
+///
+/// Unless the description says how many, they are what keeps links of 450 GB/s busy: `B · t` bytes of loads under way, which take
+/// `t = 467` ns, where a warp has up to 2 KiB of a row's copy or 512 bytes of a sum under way. Modelled, not measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ctas {
+    /// Both halves of the dispatch, and the count.
+    pub dispatch: u32,
+    /// Send half of the combine. With [`Reduce::PerRank`] a row that crosses is the sum of several.
+    pub combine_send: u32,
+    /// Receive half of the combine.
+    pub combine_recv: u32,
+}
+
+impl Ctas {
+    fn new(desc: &ThroughputDesc, payload: u64) -> Self {
+        if let Some(ctas) = desc.ctas {
+            return Self {
+                dispatch: ctas,
+                combine_send: ctas,
+                combine_recv: ctas,
+            };
+        }
+        let row = u64::from(desc.hidden) * 2;
+        let [ranks, topk] = [desc.ranks, desc.topk].map(f64::from);
+        // Entries of a token at one of its ranks, for experts drawn evenly.
+        let entries = topk / (ranks * (1.0 - (1.0 - 1.0 / ranks).powf(topk)));
+        Self {
+            dispatch: to_fill_links(payload, COPY_BATCH, 1.0),
+            combine_send: match desc.reduce {
+                Reduce::PerExpert => to_fill_links(row, COPY_BATCH, 1.0),
+                Reduce::PerRank => to_fill_links(row, SUM_BATCH, entries),
+            },
+            combine_recv: to_fill_links(row, SUM_BATCH, 1.0),
+        }
+    }
+}
+
 /// Everything that follows from a [`ThroughputDesc`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ThroughputPlan {
@@ -59,6 +98,8 @@ pub struct ThroughputPlan {
     pub slot_bytes: u32,
     /// Rows that come back per token, at most.
     pub results: u32,
+    /// CTAs of the kernels.
+    pub ctas: Ctas,
     /// Tokens that one warp counts.
     pub chunk_tokens: u32,
     /// A rank's window in the symmetric heap.
@@ -88,6 +129,7 @@ impl ThroughputPlan {
             Some(rows) => rows,
             None => narrow("max_recv_rows", all)?,
         };
+        let ctas = Ctas::new(&desc, payload);
         let plan = Self {
             desc,
             max_recv_rows,
@@ -100,7 +142,10 @@ impl ThroughputPlan {
                 Reduce::PerExpert => desc.topk,
                 Reduce::PerRank => desc.topk.min(desc.ranks),
             },
-            chunk_tokens: desc.max_tokens.div_ceil(desc.ctas.saturating_mul(WARPS)),
+            ctas,
+            chunk_tokens: desc
+                .max_tokens
+                .div_ceil(ctas.dispatch.saturating_mul(WARPS)),
             heap: HeapLayout::default(),
         };
         let heap = plan.layout()?;
@@ -148,10 +193,17 @@ impl ThroughputPlan {
         self.chunks(tokens).div_ceil(WARPS).max(1)
     }
 
-    /// CTAs of a kernel that moves `rows` rows, one per warp.
+    /// CTAs of the dispatch's halves for `rows` rows, one per warp.
     #[must_use]
-    pub fn row_ctas(&self, rows: u32) -> u32 {
-        rows.div_ceil(WARPS).clamp(1, self.desc.ctas)
+    pub fn dispatch_ctas(&self, rows: u32) -> u32 {
+        rows.div_ceil(WARPS).clamp(1, self.ctas.dispatch)
+    }
+
+    /// CTAs of the combine's send half.
+    #[must_use]
+    pub fn combine_send_ctas(&self) -> u32 {
+        let rows = self.max_recv_rows.div_ceil(WARPS);
+        rows.clamp(1, self.ctas.combine_send)
     }
 
     /// CTAs of the combine's receive half for `tokens` tokens.
@@ -161,7 +213,7 @@ impl ThroughputPlan {
         let wanted = vectors.div_ceil(THREADS).max(1);
         u32::try_from(wanted)
             .unwrap_or(u32::MAX)
-            .min(self.desc.ctas)
+            .min(self.ctas.combine_recv)
     }
 
     /// Plans `desc` with as many tokens in a round, `desc.max_tokens` at most, as fit into `cap` bytes of each rank's

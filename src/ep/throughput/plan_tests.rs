@@ -22,9 +22,27 @@ fn deepseek_v3_prefill_on_8_ranks() {
         plan.heap.bytes,
         plan.heap.results.offset + plan.heap.results.bytes
     );
-    assert_eq!((plan.chunk_tokens, plan.chunks(4096)), (16, 256));
-    assert_eq!((plan.count_ctas(4096), plan.count_ctas(0)), (32, 1));
-    assert_eq!((plan.row_ctas(4096), plan.row_ctas(9)), (32, 2));
+    let ctas = Ctas {
+        dispatch: 15,
+        combine_send: 13,
+        combine_recv: 52,
+    };
+    assert_eq!(plan.ctas, ctas);
+    assert_eq!((plan.chunk_tokens, plan.chunks(4096)), (35, 118));
+    assert_eq!((plan.count_ctas(4096), plan.count_ctas(0)), (15, 1));
+    assert_eq!((plan.dispatch_ctas(4096), plan.dispatch_ctas(9)), (15, 2));
+    assert_eq!(plan.combine_send_ctas(), 13);
+    assert_eq!(plan.combine_recv_ctas(4096), 52);
+    let told = ThroughputDesc {
+        ctas: Some(24),
+        ..deepseek_v3()
+    };
+    let plan = ThroughputPlan::new(told).unwrap();
+    assert_eq!(
+        (plan.dispatch_ctas(4096), plan.combine_send_ctas()),
+        (24, 24)
+    );
+    assert_eq!(plan.combine_recv_ctas(4096), 24);
 }
 
 #[test]
@@ -36,6 +54,8 @@ fn a_result_per_rank_needs_fewer_places() {
     };
     let plan = ThroughputPlan::new(desc).unwrap();
     assert_eq!(plan.results, 4);
+    // 2.22 entries per row that crosses, a vector at a time.
+    assert_eq!(plan.ctas.combine_send, 115);
     assert_eq!(plan.heap.results.bytes, 2 * 4096 * 4 * 14336);
 }
 
@@ -77,7 +97,13 @@ fn each_rule_names_its_field() {
             },
         ),
         ("alignment", ThroughputDesc { alignment: 0, ..ok }),
-        ("ctas", ThroughputDesc { ctas: 0, ..ok }),
+        (
+            "ctas",
+            ThroughputDesc {
+                ctas: Some(0),
+                ..ok
+            },
+        ),
     ];
     for (expected, desc) in broken {
         match ThroughputPlan::new(desc) {

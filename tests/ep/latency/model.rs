@@ -50,7 +50,7 @@ impl Case {
             payload: self.payload,
             combine: self.combine,
             max_rows: self.tight.then(|| self.most_rows()),
-            ctas: 3,
+            ctas: Some(3),
             timeout: std::time::Duration::from_secs(20),
         }
     }

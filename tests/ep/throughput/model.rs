@@ -38,7 +38,7 @@ impl Case {
         let shape = [self.ranks(), self.experts, self.topk];
         ThroughputDesc {
             alignment: self.alignment,
-            ctas: 3,
+            ctas: Some(3),
             timeout: std::time::Duration::from_secs(20),
             ..ThroughputDesc::new(shape, self.hidden, most, self.payload, self.reduce)
         }
