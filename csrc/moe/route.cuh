@@ -1,9 +1,11 @@
-// DeepSeek-V3 routing (arXiv 2412.19437, section 2.1.2): sigmoid scores, a correction bias that takes
-// part in the choice only, group-limited top-k, normalised and scaled weights.
+// Routing: scores from logits, a correction bias that takes part in the choice only, group-limited
+// top-k, weights. DeepSeek-V3 (arXiv 2412.19437, section 2.1.2) takes sigmoids and judges a group by its
+// two best experts, DeepSeek-V2 (arXiv 2405.04434, section 2.1.2) softmax and the best one; others
+// have one group.
 //
-// One CTA per token. Its warps compute the logits, each an FP32 dot product of a BF16 token and a BF16
-// router row (lane-strided fused multiply-adds, then a butterfly sum: a fixed order). Warp 0 chooses.
-// A choice compares 64-bit keys: the score mapped to an unsigned integer of the same order in the upper
+// One CTA per token. Its warps compute the logits, each an FP32 dot product of a BF16 token and a
+// router row (lane-strided fused multiply-adds, then a butterfly sum: a fixed order). Warp 0 turns
+// them into scores and chooses. A choice compares 64-bit keys: the score mapped to an unsigned integer of the same order in the upper
 // half, the complement of the index in the lower, so that equal scores fall to the lower index; a NaN
 // score maps to the smallest key, and key 0 marks what may not be chosen. So the indices are valid
 // and distinct whatever the input.
@@ -21,23 +23,50 @@ struct RouteConfig {
     static constexpr uint32_t kMaxGroups = HADAL_ROUTE_MAX_GROUPS;
 };
 
+/// Eight consecutive weights of a BF16 router.
+struct RouterBf16 {
+    static constexpr uint32_t kVectors = 1;
+    __device__ static __forceinline__ void load(const uint4* from, float (&weight)[8]) {
+        const uint4 y = *from;
+        const uint32_t words[4] = {y.x, y.y, y.z, y.w};
+#pragma unroll
+        for (uint32_t j = 0; j < 4; ++j) {
+            weight[2 * j] = bf16_low(words[j]);
+            weight[2 * j + 1] = bf16_high(words[j]);
+        }
+    }
+};
+
+/// The same of an FP32 router.
+struct RouterF32 {
+    static constexpr uint32_t kVectors = 2;
+    __device__ static __forceinline__ void load(const uint4* from, float (&weight)[8]) {
+#pragma unroll
+        for (uint32_t half = 0; half < kVectors; ++half) {
+            const uint4 y = from[half];
+            const uint32_t words[4] = {y.x, y.y, y.z, y.w};
+#pragma unroll
+            for (uint32_t j = 0; j < 4; ++j) weight[4 * half + j] = __uint_as_float(words[j]);
+        }
+    }
+};
+
 struct RouteShared {
-    float score[RouteConfig::kMaxExperts];    // sigmoid of the logit
+    float score[RouteConfig::kMaxExperts];    // the logit at first
     uint64_t key[RouteConfig::kMaxExperts];   // choice key; 0: not to be chosen
     uint64_t group_key[RouteConfig::kMaxGroups];
 };
 
-// FP32 dot product of two BF16 rows of `hidden` elements; all lanes return it.
-__device__ __forceinline__ float dot_bf16(const uint4* a, const uint4* b, uint32_t hidden) {
+// FP32 dot product of a token and a router row of `hidden` elements; all lanes return it.
+template <class Router>
+__device__ __forceinline__ float dot(const uint4* token, const uint4* row, uint32_t hidden) {
     float sum = 0.0f;
     for (uint32_t i = threadIdx.x % kWarp; i < hidden / 8; i += kWarp) {
-        const uint4 x = a[i], y = b[i];
-        const uint32_t xs[4] = {x.x, x.y, x.z, x.w}, ys[4] = {y.x, y.y, y.z, y.w};
+        float x[8], y[8];
+        RouterBf16::load(token + i, x);
+        Router::load(row + i * Router::kVectors, y);
 #pragma unroll
-        for (uint32_t j = 0; j < 4; ++j) {
-            sum = fmaf(bf16_low(xs[j]), bf16_low(ys[j]), sum);
-            sum = fmaf(bf16_high(xs[j]), bf16_high(ys[j]), sum);
-        }
+        for (uint32_t j = 0; j < 8; ++j) sum = fmaf(x[j], y[j], sum);
     }
     return warp_sum(sum);
 }
@@ -68,35 +97,58 @@ __device__ __forceinline__ uint64_t take_greatest(uint64_t* keys, uint32_t count
     return best;
 }
 
-// Logits and scores of this CTA's token, and a key per expert.
-__device__ __forceinline__ void score_experts(const hadal_route_params& p, uint32_t token,
-                                              RouteShared& shared) {
-    const auto* x = reinterpret_cast<const uint4*>(p.hidden_states) + uint64_t{token} * (p.hidden / 8);
+// Logits of this CTA's token.
+template <class Router>
+__device__ __forceinline__ void compute_logits(const hadal_route_params& p, uint32_t token,
+                                               RouteShared& shared) {
+    const uint32_t vectors = p.hidden / 8;
+    const auto* x = reinterpret_cast<const uint4*>(p.hidden_states) + uint64_t{token} * vectors;
     const auto* router = reinterpret_cast<const uint4*>(p.router);
-    const auto* bias = reinterpret_cast<const float*>(p.bias);
     for (uint32_t e = threadIdx.x / kWarp; e < p.experts; e += RouteConfig::kWarps) {
-        const float logit = dot_bf16(x, router + uint64_t{e} * (p.hidden / 8), p.hidden);
-        if (threadIdx.x % kWarp == 0) {
-            const float score = 1.0f / (1.0f + expf(-logit));
-            shared.score[e] = score;
-            shared.key[e] = choice_key(score + bias[e], e);
-        }
+        const uint64_t row = uint64_t{e} * vectors * Router::kVectors;
+        const float logit = dot<Router>(x, router + row, p.hidden);
+        if (threadIdx.x % kWarp == 0) shared.score[e] = logit;
     }
 }
 
-// A group's worth is the sum of its two best choice scores. Experts outside the kept groups lose
-// their key. Executed by one warp.
+// The score by which an expert is chosen.
+__device__ __forceinline__ float choice_score(const hadal_route_params& p,
+                                              const RouteShared& shared, uint32_t expert) {
+    const auto* bias = reinterpret_cast<const float*>(p.bias);
+    return shared.score[expert] + (bias != nullptr ? bias[expert] : 0.0f);
+}
+
+// Scores from logits, and a key per expert. Executed by one warp.
+__device__ __forceinline__ void score_experts(const hadal_route_params& p, RouteShared& shared) {
+    const uint32_t lane = threadIdx.x % kWarp;
+    float most = -INFINITY, sum = 0.0f;
+    if (p.softmax != 0) {
+        for (uint32_t e = lane; e < p.experts; e += kWarp) most = fmaxf(most, shared.score[e]);
+        most = warp_max(most);
+        for (uint32_t e = lane; e < p.experts; e += kWarp) sum += expf(shared.score[e] - most);
+        sum = warp_sum(sum);
+    }
+    for (uint32_t e = lane; e < p.experts; e += kWarp) {
+        const float logit = shared.score[e];
+        shared.score[e] =
+            p.softmax != 0 ? expf(logit - most) / sum : 1.0f / (1.0f + expf(-logit));
+        shared.key[e] = choice_key(choice_score(p, shared, e), e);
+    }
+    __syncwarp();
+}
+
+// A group's worth is its best choice score, or the sum of its two best. Experts outside the kept
+// groups lose their key. Executed by one warp.
 __device__ __forceinline__ void keep_groups(const hadal_route_params& p, RouteShared& shared) {
     const uint32_t lane = threadIdx.x % kWarp, size = p.experts / p.groups;
-    const auto* bias = reinterpret_cast<const float*>(p.bias);
     if (lane < p.groups) {
         float first = -INFINITY, second = -INFINITY;
         for (uint32_t e = lane * size; e < (lane + 1) * size; ++e) {
-            const float score = shared.score[e] + bias[e];
+            const float score = choice_score(p, shared, e);
             second = fmaxf(second, fminf(first, score));
             first = fmaxf(first, score);
         }
-        shared.group_key[lane] = choice_key(first + second, lane);
+        shared.group_key[lane] = choice_key(p.group_best != 0 ? first : first + second, lane);
     }
     __syncwarp();
     for (uint32_t i = 0; i < p.top_groups; ++i) {
@@ -130,15 +182,30 @@ __device__ __forceinline__ void choose_experts(const hadal_route_params& p, uint
     }
 }
 
-// Grid: one CTA per token.
+// Executed by one warp.
+__device__ __forceinline__ void drop_token(const hadal_route_params& p, uint32_t token) {
+    if (threadIdx.x >= p.top_k) return;
+    const uint64_t at = uint64_t{token} * p.top_k + threadIdx.x;
+    reinterpret_cast<int32_t*>(p.topk_indices)[at] = -1;
+    reinterpret_cast<float*>(p.topk_weights)[at] = 0.0f;
+}
+
+// Grid: one CTA per token. `Router` is how the router's weights are stored.
+template <class Router>
 __device__ __forceinline__ void route(const hadal_route_params& p) {
     static_assert(RouteConfig::kMaxGroups <= kWarp, "one lane judges one group");
     static_assert(HADAL_ROUTE_MAX_TOP_K <= kWarp, "one lane holds one choice");
     __shared__ RouteShared shared;
     const uint32_t token = blockIdx.x;
-    score_experts(p, token, shared);
+    const auto* valid = reinterpret_cast<const uint32_t*>(p.valid);
+    if (valid != nullptr && token >= *valid) {
+        drop_token(p, token);
+        return;
+    }
+    compute_logits<Router>(p, token, shared);
     __syncthreads();
     if (threadIdx.x < kWarp) {
+        score_experts(p, shared);
         if (p.groups > 1) {
             keep_groups(p, shared);
         }

@@ -5,24 +5,27 @@
 #include <stdint.h>
 
 /* Most experts a router may have, most groups, and most experts per token. */
-#define HADAL_ROUTE_MAX_EXPERTS 256
+#define HADAL_ROUTE_MAX_EXPERTS 512
 #define HADAL_ROUTE_MAX_GROUPS 32
 #define HADAL_ROUTE_MAX_TOP_K 16
 
 /* csrc/moe/route.cuh */
 struct hadal_route_params {
     uint64_t hidden_states; /* BF16 [tokens, hidden], 16-byte aligned */
-    uint64_t router;        /* BF16 [experts, hidden], 16-byte aligned */
-    uint64_t bias;          /* F32 [experts], takes part in the choice only */
-    uint64_t topk_indices;  /* out: I32 [tokens, top_k], falling choice score */
-    uint64_t topk_weights;  /* out: F32 [tokens, top_k] */
+    uint64_t router;        /* BF16 or F32 by instance, [experts, hidden], 16-byte aligned */
+    uint64_t bias;          /* F32 [experts], takes part in the choice only; 0: none */
+    uint64_t valid;         /* U32 [1]: tokens in use, the others are dropped; 0: all are */
+    uint64_t topk_indices;  /* out: I32 [tokens, top_k], falling choice score; -1: dropped */
+    uint64_t topk_weights;  /* out: F32 [tokens, top_k]; 0 where dropped */
     uint32_t tokens;
     uint32_t hidden; /* a multiple of 8 */
     uint32_t experts;
     uint32_t top_k;
     uint32_t groups; /* divides experts */
     uint32_t top_groups;
-    uint32_t normalise; /* 1: weights are divided by their sum */
+    uint32_t softmax;    /* 1: scores are the softmax of the logits; 0: the sigmoid of each */
+    uint32_t group_best; /* 1: a group's worth is its best choice score; 0: the sum of its two best */
+    uint32_t normalise;  /* 1: weights are divided by their sum */
     float scaling;
 };
 
@@ -45,7 +48,7 @@ struct hadal_add_shared_params {
     uint64_t elements; /* a multiple of 4 */
 };
 
-static_assert(sizeof(struct hadal_route_params) == 72, "ABI with the host");
+static_assert(sizeof(struct hadal_route_params) == 88, "ABI with the host");
 static_assert(sizeof(struct hadal_swiglu_quantise_params) == 48, "ABI with the host");
 static_assert(sizeof(struct hadal_add_shared_params) == 24, "ABI with the host");
 

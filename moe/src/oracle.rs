@@ -23,6 +23,8 @@ pub fn router(config: &Config) -> Router {
         top_k: config.top_k,
         groups: config.groups,
         top_groups: config.top_groups,
+        softmax: false,
+        group_best: false,
         normalise: config.normalise,
         scaling: f64::from(config.scaling),
     }

@@ -15,7 +15,9 @@ use hadal::ep::latency::{
 };
 use hadal::gemm::{Format, Shape};
 use hadal::memory::Bootstrap;
-use hadal::moe::{RouteDesc, RouteOperands, RoutePlan, add_shared};
+use hadal::moe::{
+    GroupWorth, RouteDesc, RouteOperands, RoutePlan, RouterWeight, Scores, add_shared,
+};
 use hadal::params::EpSource;
 use hadal::quant::{Quantise1x128, Quantise1x128Desc, Quantise1x128Plan, ScaleLayout, Scaling};
 use half::bf16;
@@ -154,6 +156,8 @@ impl<'a> Rank<'a> {
             top_k,
             groups,
             top_groups,
+            scores: Scores::Sigmoid,
+            group_worth: GroupWorth::BestTwo,
             normalise,
             scaling,
         };
@@ -237,8 +241,9 @@ impl<'a> Rank<'a> {
     fn route(&mut self) -> Result<()> {
         let operands = RouteOperands {
             hidden_states: &self.x,
-            router: &self.router,
-            bias: &self.bias,
+            router: RouterWeight::Bf16(&self.router),
+            bias: Some(&self.bias),
+            valid: None,
             topk_indices: &mut self.topk_indices,
             topk_weights: &mut self.topk_weights,
         };

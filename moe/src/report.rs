@@ -187,7 +187,7 @@ mod tests {
             top_k: 4,
             phases: vec![],
             wall: Duration::from_millis(1500),
-            kernels: vec!["moe_route".into()],
+            kernels: vec!["moe_route_bf16".into()],
             check: None,
             agreement: Some(Agreement {
                 relative_l2: 0.02,
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(line["topk"], 4);
         assert_eq!(line["wall_s"], 1.5);
         assert_eq!(line["rel_l2"], 0.02);
-        assert_eq!(line["kernels"][0], "moe_route");
+        assert_eq!(line["kernels"][0], "moe_route_bf16");
         assert!(line["max_err_over_bound"].is_null());
     }
 }

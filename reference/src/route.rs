@@ -1,7 +1,8 @@
-//! DeepSeek-V3 routing (technical report arXiv 2412.19437, section 2.1.2, and its published
-//! inference code): sigmoid scores; a correction bias that takes part in the choice only; experts
-//! in groups, of which those with the largest sum of their two best choices are kept; top-k among
-//! the kept; weights are the unbiased scores, normalised to sum 1 and scaled.
+//! Routing: scores from logits; a correction bias that takes part in the choice only; experts in groups, of which the
+//! worthiest are kept; top-k among the kept; weights are the unbiased scores, normalised to sum 1 if asked, and scaled.
+//!
+//! DeepSeek-V3 (arXiv 2412.19437, section 2.1.2): sigmoids, groups by the sum of their two best choices. DeepSeek-V2
+//! (arXiv 2405.04434, section 2.1.2): softmax, groups by their best.
 
 /// What the router needs to know.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -14,6 +15,10 @@ pub struct Router {
     pub groups: usize,
     /// Groups kept.
     pub top_groups: usize,
+    /// Scores are the softmax of the logits, not the sigmoid of each.
+    pub softmax: bool,
+    /// A group's worth is its best choice, not the sum of its two best.
+    pub group_best: bool,
     /// Divide the weights by their sum.
     pub normalise: bool,
     /// Final factor of the weights.
@@ -45,13 +50,19 @@ impl Router {
             (self.experts, self.experts),
             "one per expert"
         );
-        let scores: Vec<f64> = logits.iter().map(|l| 1.0 / (1.0 + (-l).exp())).collect();
+        let scores = if self.softmax {
+            softmax(logits)
+        } else {
+            logits.iter().map(|l| 1.0 / (1.0 + (-l).exp())).collect()
+        };
         let mut choice: Vec<f64> = scores.iter().zip(bias).map(|(s, b)| s + b).collect();
         let mut margin = f64::INFINITY;
         if self.groups > 1 {
             let size = self.experts / self.groups;
-            let sums: Vec<f64> = choice.chunks(size).map(best_two).collect();
-            let kept = largest(&sums, self.top_groups, &mut margin);
+            let judged = if self.group_best { 1 } else { 2 };
+            let worth = choice.chunks(size).map(|group| best(group, judged));
+            let worth: Vec<f64> = worth.collect();
+            let kept = largest(&worth, self.top_groups, &mut margin);
             for (expert, score) in choice.iter_mut().enumerate() {
                 if !kept.contains(&(expert / size)) {
                     *score = f64::NEG_INFINITY;
@@ -73,10 +84,18 @@ impl Router {
     }
 }
 
-fn best_two(group: &[f64]) -> f64 {
+fn softmax(logits: &[f64]) -> Vec<f64> {
+    let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let exponentials: Vec<f64> = logits.iter().map(|l| (l - most).exp()).collect();
+    let sum: f64 = exponentials.iter().sum();
+    exponentials.iter().map(|e| e / sum).collect()
+}
+
+/// Sum of the `count` largest.
+fn best(group: &[f64], count: usize) -> f64 {
     let mut sorted = group.to_vec();
     sorted.sort_by(|a, b| b.total_cmp(a));
-    sorted.iter().take(2).sum()
+    sorted.iter().take(count).sum()
 }
 
 /// Indices of the `count` largest values, falling, ties to the lower index.
@@ -99,6 +118,8 @@ mod tests {
         top_k: 2,
         groups: 4,
         top_groups: 2,
+        softmax: false,
+        group_best: false,
         normalise: true,
         scaling: 2.5,
     };
@@ -113,6 +134,30 @@ mod tests {
         assert_eq!(biased.experts, [4, 5]);
         assert!((biased.weights.iter().sum::<f64>() - 2.5).abs() < 1e-12);
         assert!((biased.weights[0] - 1.25).abs() < 1e-12);
+    }
+
+    #[test]
+    fn softmax_weights_are_shares_and_a_group_may_be_judged_by_its_best() {
+        let router = Router {
+            softmax: true,
+            group_best: true,
+            top_groups: 1,
+            normalise: false,
+            scaling: 1.0,
+            ..ROUTER
+        };
+        // The last group has the best expert, the first one the two best together.
+        let logits = [2.0, 2.0, 0.0, 0.0, 0.0, 0.0, 2.5, f64::NEG_INFINITY];
+        let choice = router.choose(&logits, &[0.0; 8]);
+        assert_eq!(choice.experts, [6, 7]);
+        let sum = 2.5f64.exp() + 2.0 * 2.0f64.exp() + 4.0;
+        assert!((choice.weights[0] - 2.5f64.exp() / sum).abs() < 1e-12);
+        assert_eq!(choice.weights[1], 0.0);
+        let two = Router {
+            group_best: false,
+            ..router
+        };
+        assert_eq!(two.choose(&logits, &[0.0; 8]).experts, [0, 1]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod route;
 mod swiglu;
 
 pub use add_shared::add_shared;
-pub use route::{RouteDesc, RouteOperands, RoutePlan};
+pub use route::{GroupWorth, RouteDesc, RouteOperands, RoutePlan, RouterWeight, Scores};
 pub use swiglu::{SwigluDesc, SwigluOperands, SwigluPlan};
 
 use crate::device::{Buffer, DeviceError, Stream};

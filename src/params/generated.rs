@@ -28,7 +28,7 @@ pub const HADAL_GEMM_MASKED: u32 = 1;
 pub const HADAL_GEMM_CONTIGUOUS: u32 = 2;
 pub const HADAL_GEMM_OFFSETS: u32 = 3;
 pub const HADAL_GEMM_K_GROUPED: u32 = 4;
-pub const HADAL_ROUTE_MAX_EXPERTS: u32 = 256;
+pub const HADAL_ROUTE_MAX_EXPERTS: u32 = 512;
 pub const HADAL_ROUTE_MAX_GROUPS: u32 = 32;
 pub const HADAL_ROUTE_MAX_TOP_K: u32 = 16;
 pub const HADAL_NVLINK_MAX_RANKS: u32 = 64;
@@ -759,13 +759,15 @@ const _: () = {
 pub struct RouteParams {
     #[doc = " BF16 \\[tokens, hidden\\], 16-byte aligned"]
     pub hidden_states: u64,
-    #[doc = " BF16 \\[experts, hidden\\], 16-byte aligned"]
+    #[doc = " BF16 or F32 by instance, \\[experts, hidden\\], 16-byte aligned"]
     pub router: u64,
-    #[doc = " F32 \\[experts\\], takes part in the choice only"]
+    #[doc = " F32 \\[experts\\], takes part in the choice only; 0: none"]
     pub bias: u64,
-    #[doc = " out: I32 \\[tokens, top_k\\], falling choice score"]
+    #[doc = " U32 \\[1\\]: tokens in use, the others are dropped; 0: all are"]
+    pub valid: u64,
+    #[doc = " out: I32 \\[tokens, top_k\\], falling choice score; -1: dropped"]
     pub topk_indices: u64,
-    #[doc = " out: F32 \\[tokens, top_k\\]"]
+    #[doc = " out: F32 \\[tokens, top_k\\]; 0 where dropped"]
     pub topk_weights: u64,
     pub tokens: u32,
     #[doc = " a multiple of 8"]
@@ -775,36 +777,45 @@ pub struct RouteParams {
     #[doc = " divides experts"]
     pub groups: u32,
     pub top_groups: u32,
+    #[doc = " 1: scores are the softmax of the logits; 0: the sigmoid of each"]
+    pub softmax: u32,
+    #[doc = " 1: a group's worth is its best choice score; 0: the sum of its two best"]
+    pub group_best: u32,
     #[doc = " 1: weights are divided by their sum"]
     pub normalise: u32,
     pub scaling: f32,
 }
 const _: () = {
-    ["Size of RouteParams"][::core::mem::size_of::<RouteParams>() - 72usize];
+    ["Size of RouteParams"][::core::mem::size_of::<RouteParams>() - 88usize];
     ["Alignment of RouteParams"][::core::mem::align_of::<RouteParams>() - 8usize];
     ["Offset of field: RouteParams::hidden_states"]
         [::core::mem::offset_of!(RouteParams, hidden_states) - 0usize];
     ["Offset of field: RouteParams::router"][::core::mem::offset_of!(RouteParams, router) - 8usize];
     ["Offset of field: RouteParams::bias"][::core::mem::offset_of!(RouteParams, bias) - 16usize];
+    ["Offset of field: RouteParams::valid"][::core::mem::offset_of!(RouteParams, valid) - 24usize];
     ["Offset of field: RouteParams::topk_indices"]
-        [::core::mem::offset_of!(RouteParams, topk_indices) - 24usize];
+        [::core::mem::offset_of!(RouteParams, topk_indices) - 32usize];
     ["Offset of field: RouteParams::topk_weights"]
-        [::core::mem::offset_of!(RouteParams, topk_weights) - 32usize];
+        [::core::mem::offset_of!(RouteParams, topk_weights) - 40usize];
     ["Offset of field: RouteParams::tokens"]
-        [::core::mem::offset_of!(RouteParams, tokens) - 40usize];
+        [::core::mem::offset_of!(RouteParams, tokens) - 48usize];
     ["Offset of field: RouteParams::hidden"]
-        [::core::mem::offset_of!(RouteParams, hidden) - 44usize];
+        [::core::mem::offset_of!(RouteParams, hidden) - 52usize];
     ["Offset of field: RouteParams::experts"]
-        [::core::mem::offset_of!(RouteParams, experts) - 48usize];
-    ["Offset of field: RouteParams::top_k"][::core::mem::offset_of!(RouteParams, top_k) - 52usize];
+        [::core::mem::offset_of!(RouteParams, experts) - 56usize];
+    ["Offset of field: RouteParams::top_k"][::core::mem::offset_of!(RouteParams, top_k) - 60usize];
     ["Offset of field: RouteParams::groups"]
-        [::core::mem::offset_of!(RouteParams, groups) - 56usize];
+        [::core::mem::offset_of!(RouteParams, groups) - 64usize];
     ["Offset of field: RouteParams::top_groups"]
-        [::core::mem::offset_of!(RouteParams, top_groups) - 60usize];
+        [::core::mem::offset_of!(RouteParams, top_groups) - 68usize];
+    ["Offset of field: RouteParams::softmax"]
+        [::core::mem::offset_of!(RouteParams, softmax) - 72usize];
+    ["Offset of field: RouteParams::group_best"]
+        [::core::mem::offset_of!(RouteParams, group_best) - 76usize];
     ["Offset of field: RouteParams::normalise"]
-        [::core::mem::offset_of!(RouteParams, normalise) - 64usize];
+        [::core::mem::offset_of!(RouteParams, normalise) - 80usize];
     ["Offset of field: RouteParams::scaling"]
-        [::core::mem::offset_of!(RouteParams, scaling) - 68usize];
+        [::core::mem::offset_of!(RouteParams, scaling) - 84usize];
 };
 #[doc = " csrc/moe/swiglu_quantise.cuh"]
 #[repr(C)]
