@@ -34,6 +34,13 @@ const DEEPSEEK_V3: RouteDesc = RouteDesc {
     scaling: 2.5,
 };
 
+/// How the router's weights are stored.
+#[derive(Clone, Copy)]
+enum Stored {
+    Bf16,
+    F32,
+}
+
 /// Inputs of a call, each a different function of its index.
 struct Inputs {
     desc: RouteDesc,
@@ -43,7 +50,7 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn new(desc: RouteDesc, seed: u64, biased: bool) -> Self {
+    fn new(desc: RouteDesc, seed: u64, bias: Option<f32>) -> Self {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut draw = move || {
             state ^= state << 13;
@@ -62,7 +69,7 @@ impl Inputs {
                 .into_iter()
                 .map(|v| bf16::from_f32(v).to_f32())
                 .collect(),
-            bias: biased.then(|| values(desc.experts, 0.2)),
+            bias: bias.map(|size| values(desc.experts, size)),
             desc,
         }
     }
@@ -90,8 +97,8 @@ impl Inputs {
         router.choose(&logits, &bias)
     }
 
-    /// Indices and weights of all tokens, with the router in F32 or in BF16.
-    fn run(&self, f32_router: bool, valid: Option<u32>) -> (Vec<i32>, Vec<f32>) {
+    /// Indices and weights of all tokens.
+    fn run(&self, stored: Stored, valid: Option<u32>) -> (Vec<i32>, Vec<f32>) {
         let context = context();
         let stream = Stream::new(&context).unwrap();
         let desc = self.desc;
@@ -107,10 +114,9 @@ impl Inputs {
         let mut weights = Buffer::from_slice(&stream, &vec![f32::NAN; choices]).unwrap();
         let operands = RouteOperands {
             hidden_states: &tokens,
-            router: if f32_router {
-                RouterWeight::F32(&f32)
-            } else {
-                RouterWeight::Bf16(&bf16)
+            router: match stored {
+                Stored::Bf16 => RouterWeight::Bf16(&bf16),
+                Stored::F32 => RouterWeight::F32(&f32),
             },
             bias: bias.as_ref(),
             valid: valid.as_ref(),
@@ -125,8 +131,8 @@ impl Inputs {
     }
 
     fn check(&self) {
-        let (indices, weights) = self.run(false, None);
-        let (same_indices, same_weights) = self.run(true, None);
+        let (indices, weights) = self.run(Stored::Bf16, None);
+        let (same_indices, same_weights) = self.run(Stored::F32, None);
         assert_eq!(indices, same_indices, "{:?}: F32 router", self.desc);
         let bits = |weights: &[f32]| weights.iter().map(|w| w.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&weights), bits(&same_weights), "{:?}", self.desc);
@@ -197,7 +203,8 @@ fn every_family() {
         ..DEEPSEEK_V3
     };
     for (seed, desc) in (0..).zip([DEEPSEEK_V3, v2, qwen3, mixtral, kimi]) {
-        Inputs::new(desc, seed, desc.scores == Scores::Sigmoid).check();
+        let bias = (desc.scores == Scores::Sigmoid).then_some(0.2);
+        Inputs::new(desc, seed, bias).check();
     }
 }
 
@@ -211,15 +218,15 @@ fn equal_scores_fall_to_the_lower_index_and_unused_tokens_are_dropped() {
     };
     for scores in [Scores::Sigmoid, Scores::Softmax] {
         let desc = RouteDesc { scores, ..desc };
-        let mut inputs = Inputs::new(desc, 3, false);
+        let mut inputs = Inputs::new(desc, 3, None);
         inputs.router.fill(0.25);
-        let (indices, weights) = inputs.run(false, Some(2));
+        let (indices, weights) = inputs.run(Stored::Bf16, Some(2));
         let first: Vec<i32> = (0..8).collect();
         assert_eq!(indices[..16], [&first[..], &first[..]].concat());
         assert!(weights[..16].iter().all(|w| (w - 2.5 / 8.0).abs() < 1e-6));
         assert_eq!(indices[16..], [-1; 8]);
         assert_eq!(weights[16..], [0.0; 8]);
-        assert_eq!(inputs.run(true, Some(0)).0, [-1; 24]);
+        assert_eq!(inputs.run(Stored::F32, Some(0)).0, [-1; 24]);
     }
 }
 
@@ -232,9 +239,9 @@ fn nan_and_infinity_choose_valid_experts() {
             ..DEEPSEEK_V3
         };
         for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut inputs = Inputs::new(desc, 5, false);
+            let mut inputs = Inputs::new(desc, 5, None);
             inputs.tokens.fill(bf16::from_f32(value));
-            let (indices, _) = inputs.run(false, None);
+            let (indices, _) = inputs.run(Stored::Bf16, None);
             for chosen in indices.chunks(desc.top_k) {
                 let mut chosen = chosen.to_vec();
                 chosen.sort_unstable();
@@ -261,7 +268,7 @@ fn groups_of_one_cannot_be_judged_by_two() {
         group_worth: GroupWorth::Best,
         ..desc
     };
-    Inputs::new(best, 9, true).check();
+    Inputs::new(best, 9, Some(0.2)).check();
 }
 
 proptest! {
@@ -286,6 +293,6 @@ proptest! {
             normalise,
             scaling: 1.5,
         };
-        Inputs::new(desc, seed, biased).check();
+        Inputs::new(desc, seed, biased.then_some(0.2)).check();
     }
 }
