@@ -23,7 +23,7 @@ use hadal::gemm::{
     Arithmetic, BLOCK, Form, Format, Gemm, GemmDesc, GemmPlan, Groups, Matrix, MatrixMut, Operands,
     Output, Shape, ViewMut, scale_stride,
 };
-use hadal::moe::{SwigluDesc, SwigluOperands};
+use hadal::moe::{SwigluDesc, SwigluFormat, SwigluOperands, SwigluOutput};
 use hadal::params::FillParams;
 use hadal::quant::{
     Dequantise, DequantiseDesc, DequantisePlan, Quantise1x128, Quantise1x128Desc,
@@ -325,7 +325,11 @@ fn swiglu_with_quantisation() {
         groups: 1,
         rows,
         intermediate,
-        scale_stride: rows,
+        limit: None,
+        format: SwigluFormat::Fp8 {
+            scale_stride: rows,
+            scaling: Scaling::Exact,
+        },
     };
     let plan = desc.plan().expect("a plan");
     let gate_up = buffer::<bf16>(&stream, 2 * rows * intermediate);
@@ -340,8 +344,7 @@ fn swiglu_with_quantisation() {
         let operands = SwigluOperands {
             gate_up: &gate_up,
             counts: None,
-            codes,
-            scales,
+            output: SwigluOutput::Fp8 { codes, scales },
         };
         let count = allocations(|| plan.run(&stream, operands).expect("launched"));
         assert!(count == 0 || call == 0, "call {call}: {count}");

@@ -29,16 +29,18 @@ struct hadal_route_params {
     float scaling;
 };
 
-/* csrc/moe/swiglu_quantise.cuh */
-struct hadal_swiglu_quantise_params {
-    uint64_t gate_up; /* BF16 [groups, rows, 2 * intermediate]: gate, then up */
+/* csrc/moe/swiglu.cuh */
+struct hadal_swiglu_params {
+    uint64_t gate_up; /* BF16 [groups, rows, 2 * intermediate]: gate, then up; 16-byte aligned */
     uint64_t counts;  /* I32 [groups]: rows in use; 0: all of them */
-    uint64_t codes;   /* out: E4M3 [groups, rows, intermediate] */
-    uint64_t scales;  /* out: F32 [groups, intermediate / 128, scale_stride] */
+    uint64_t output;  /* out: E4M3 or BF16 by instance, [groups, rows, intermediate], 16-byte aligned */
+    uint64_t scales;  /* out, E4M3 only: F32 [groups, intermediate / 128, scale_stride] */
     uint32_t groups;
     uint32_t rows;
-    uint32_t intermediate; /* a multiple of 128 */
+    uint32_t intermediate; /* E4M3: a multiple of 128; BF16: of 4 */
     uint32_t scale_stride; /* at least rows */
+    float limit;           /* gate is at most this, up within plus and minus this; infinity: neither */
+    uint32_t rule;         /* HADAL_QUANT_POWER_OF_TWO or 0 */
 };
 
 /* csrc/moe/add_shared.cuh */
@@ -49,7 +51,7 @@ struct hadal_add_shared_params {
 };
 
 static_assert(sizeof(struct hadal_route_params) == 88, "ABI with the host");
-static_assert(sizeof(struct hadal_swiglu_quantise_params) == 48, "ABI with the host");
+static_assert(sizeof(struct hadal_swiglu_params) == 56, "ABI with the host");
 static_assert(sizeof(struct hadal_add_shared_params) == 24, "ABI with the host");
 
 #endif

@@ -3,17 +3,29 @@
 use half::bf16;
 use std::ops::Range;
 
-/// A quantised matrix: E4M3 codes with one scale per row and 128 columns.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Quantised {
+/// A matrix of activations as a GEMM reads it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Activations {
     /// Rows in use.
     pub rows: usize,
     /// Columns.
     pub columns: usize,
     /// `[rows, columns]`.
-    pub codes: Vec<u8>,
-    /// As on the device.
-    pub scales: Scales,
+    pub values: ActivationValues,
+}
+
+/// How activations are stored.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ActivationValues {
+    /// E4M3 with one scale per row and 128 columns.
+    Fp8 {
+        /// The codes.
+        codes: Vec<u8>,
+        /// As on the device.
+        scales: Scales,
+    },
+    /// BF16.
+    Bf16(Vec<bf16>),
 }
 
 /// Scales in one of the two layouts.
@@ -30,24 +42,33 @@ pub enum Scales {
     },
 }
 
-impl Default for Scales {
-    fn default() -> Self {
-        Self::RowMajor(Vec::new())
-    }
+/// One row; equal to another if all bits are.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Row<'a> {
+    /// Codes and scales.
+    Fp8(&'a [u8], Vec<f32>),
+    /// BF16 bits.
+    Bf16(&'a [u16]),
 }
 
-impl Quantised {
-    /// Codes and scales of a row.
+impl Activations {
+    /// A row.
     #[must_use]
-    pub fn row(&self, row: usize) -> (&[u8], Vec<f32>) {
-        let blocks = self.columns / crate::config::BLOCK;
-        let scales = match &self.scales {
-            Scales::RowMajor(values) => values[row * blocks..][..blocks].to_vec(),
-            Scales::MMajor { values, stride } => (0..blocks)
-                .map(|block| values[block * stride + row])
-                .collect(),
-        };
-        (&self.codes[row * self.columns..][..self.columns], scales)
+    pub fn row(&self, row: usize) -> Row<'_> {
+        let range = row * self.columns..(row + 1) * self.columns;
+        match &self.values {
+            ActivationValues::Bf16(values) => Row::Bf16(bytemuck::cast_slice(&values[range])),
+            ActivationValues::Fp8 { codes, scales } => {
+                let blocks = self.columns / crate::config::BLOCK;
+                let scales = match scales {
+                    Scales::RowMajor(values) => values[row * blocks..][..blocks].to_vec(),
+                    Scales::MMajor { values, stride } => (0..blocks)
+                        .map(|block| values[block * stride + row])
+                        .collect(),
+                };
+                Row::Fp8(&codes[range], scales)
+            }
+        }
     }
 }
 
@@ -63,14 +84,14 @@ pub struct Source {
 }
 
 /// The three stages of an expert.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct MlpCapture {
     /// Its input `[rows, hidden]`.
-    pub x: Quantised,
+    pub x: Activations,
     /// BF16 `[rows, 2·intermediate]`.
     pub gate_up: Vec<bf16>,
     /// `[rows, intermediate]`.
-    pub activated: Quantised,
+    pub activated: Activations,
     /// BF16 `[rows, hidden]`.
     pub down: Vec<bf16>,
 }
@@ -95,8 +116,8 @@ pub struct RankCapture {
     pub topk_indices: Vec<i32>,
     /// `[tokens, top_k]`.
     pub topk_weights: Vec<f32>,
-    /// Its quantised tokens.
-    pub x: Quantised,
+    /// Its tokens as they are dispatched.
+    pub x: Activations,
     /// Its experts.
     pub experts: Vec<ExpertCapture>,
     /// The shared expert on its tokens.

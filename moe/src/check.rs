@@ -3,13 +3,15 @@
 //! Arithmetic stages (the GEMMs and the combine) are compared element by element within derived
 //! bounds; quantising stages as codes; routing as index sets; dispatch bitwise.
 
-use crate::capture::{LayerCapture, MlpCapture, Quantised, RankCapture, Source};
-use crate::checkpoint::{ExpertWeights, LayerWeights, Projection};
-use crate::config::{BLOCK, Config};
+use crate::capture::{
+    ActivationValues, Activations, LayerCapture, MlpCapture, RankCapture, Row, Source,
+};
+use crate::checkpoint::{ExpertWeights, LayerWeights, Projection, WeightValues};
+use crate::config::{BLOCK, Config, WeightFormat};
 use crate::oracle;
 use hadal_reference::combine::combine;
 use hadal_reference::compare::{Bounded, Comparison};
-use hadal_reference::gemm::{Operand, Output, gemm_bounded};
+use hadal_reference::gemm::{self, Codes, Operand, Output, gemm_bounded};
 use hadal_reference::layer::logits;
 use hadal_reference::quantise::{CodeCheck, check_row};
 use hadal_reference::swiglu::swiglu_row;
@@ -93,7 +95,7 @@ impl Forward<'_> {
     /// Checks all stages.
     #[must_use]
     pub fn check(&self) -> Report {
-        let mut stages = vec![self.route(), self.quantise(), self.dispatch()];
+        let mut stages = vec![self.route(), self.tokens(), self.dispatch()];
         stages.extend(self.experts());
         if let Some(shared) = &self.weights.shared {
             stages.extend(self.shared_expert(shared));
@@ -110,8 +112,8 @@ impl Forward<'_> {
 
     fn route(&self) -> Stage {
         let router = oracle::router(self.config);
-        let router_weight: Vec<f32> = self.weights.router.iter().map(|v| v.to_f32()).collect();
-        let bias: Vec<f64> = self.weights.bias.iter().map(|&b| b.into()).collect();
+        let router_weight = self.weights.router.to_f32();
+        let bias = oracle::bias(self.config, self.weights);
         let mut stage = Stage::new("route");
         for rank in &self.capture.ranks {
             for (row, x) in self.rows(rank).enumerate() {
@@ -129,20 +131,33 @@ impl Forward<'_> {
         stage
     }
 
-    fn quantise(&self) -> Stage {
+    /// The tokens as they are dispatched, and as the shared expert reads them.
+    fn tokens(&self) -> Stage {
         let mut check = CodeCheck::default();
+        let mut copied = Stage::new("tokens");
         for rank in &self.capture.ranks {
             for (row, x) in self.rows(rank).enumerate() {
-                let x: Vec<f64> = x.iter().map(|v| v.to_f64()).collect();
-                for quantised in [Some(&rank.x), rank.shared.as_ref().map(|mlp| &mlp.x)] {
-                    let Some((codes, scales)) = quantised.map(|q| q.row(row)) else {
-                        continue;
-                    };
-                    check_row(&mut check, rank.tokens.start + row, &x, codes, &scales);
+                let token = rank.tokens.start + row;
+                let exact: Vec<f64> = x.iter().map(|v| v.to_f64()).collect();
+                for found in [Some(&rank.x), rank.shared.as_ref().map(|mlp| &mlp.x)] {
+                    match found.map(|x| x.row(row)) {
+                        None => {}
+                        Some(Row::Fp8(codes, scales)) => {
+                            check_row(&mut check, token, &exact, codes, &scales);
+                        }
+                        Some(Row::Bf16(bits)) => {
+                            copied.elements += bits.len();
+                            let same = bits == bytemuck::cast_slice::<bf16, u16>(x);
+                            copied.note((!same).then(|| format!("token {token} was changed")));
+                        }
+                    }
                 }
             }
         }
-        Stage::of_codes("quantise", &check)
+        match self.config.weights {
+            WeightFormat::Fp8 => Stage::of_codes("quantise", &check),
+            WeightFormat::Bf16 => copied,
+        }
     }
 
     /// Every entry's row must lie, bit for bit, where the routing puts it, and nowhere else.
@@ -192,38 +207,24 @@ impl Forward<'_> {
     }
 
     fn experts(&self) -> [Stage; 3] {
-        let mut gate_up = Comparison::default();
-        let mut swiglu = CodeCheck::default();
-        let mut down = Comparison::default();
+        let mut checks = MlpChecks::default();
         for local in self.capture.ranks.iter().flat_map(|rank| &rank.experts) {
-            let weights = &self.weights.experts[local.expert];
-            let mlp = &local.mlp;
-            gate_up = gate_up.merge(check_gemm(&mlp.x, &weights.gate_up, &mlp.gate_up));
-            check_swiglu(&mut swiglu, mlp);
-            down = down.merge(check_gemm(&mlp.activated, &weights.down, &mlp.down));
+            checks.check(&local.mlp, &self.weights.experts[local.expert]);
         }
-        [
-            Stage::of_bounds("expert gate+up GEMM", &gate_up),
-            Stage::of_codes("expert SwiGLU and quantise", &swiglu),
-            Stage::of_bounds("expert down GEMM", &down),
-        ]
+        checks.stages(["expert gate+up GEMM", "expert SwiGLU", "expert down GEMM"])
     }
 
     fn shared_expert(&self, weights: &ExpertWeights) -> [Stage; 3] {
-        let mut gate_up = Comparison::default();
-        let mut swiglu = CodeCheck::default();
-        let mut down = Comparison::default();
-        for rank in &self.capture.ranks {
-            let Some(mlp) = &rank.shared else { continue };
-            gate_up = gate_up.merge(check_gemm(&mlp.x, &weights.gate_up, &mlp.gate_up));
-            check_swiglu(&mut swiglu, mlp);
-            down = down.merge(check_gemm(&mlp.activated, &weights.down, &mlp.down));
+        let mut checks = MlpChecks::default();
+        for mlp in self
+            .capture
+            .ranks
+            .iter()
+            .filter_map(|rank| rank.shared.as_ref())
+        {
+            checks.check(mlp, weights);
         }
-        [
-            Stage::of_bounds("shared gate+up GEMM", &gate_up),
-            Stage::of_codes("shared SwiGLU and quantise", &swiglu),
-            Stage::of_bounds("shared down GEMM", &down),
-        ]
+        checks.stages(["shared gate+up GEMM", "shared SwiGLU", "shared down GEMM"])
     }
 
     /// The output against the weighted sum of the experts' BF16 rows and the shared row.
@@ -299,23 +300,86 @@ fn routing_differs(
     })
 }
 
-fn check_gemm(a: &Quantised, b: &Projection, got: &[bf16]) -> Comparison {
-    let scales: Vec<f32> = (0..a.rows).flat_map(|row| a.row(row).1).collect();
-    let expected = gemm_bounded(
-        &Operand::e4m3(&a.codes, &scales, a.rows, 1),
-        &Operand::e4m3(&b.codes, &b.scales, b.rows, BLOCK),
-        b.columns,
-        Output::Bf16,
-    );
+/// What was found in MLPs.
+#[derive(Default)]
+struct MlpChecks {
+    gate_up: Comparison,
+    codes: CodeCheck,
+    rounded: Comparison,
+    down: Comparison,
+}
+
+impl MlpChecks {
+    fn check(&mut self, mlp: &MlpCapture, weights: &ExpertWeights) {
+        let merge = |all: &mut Comparison, one| *all = std::mem::take(all).merge(one);
+        merge(
+            &mut self.gate_up,
+            check_gemm(&mlp.x, &weights.gate_up, &mlp.gate_up),
+        );
+        let columns = mlp.activated.columns;
+        let mut expected = Vec::new();
+        for row in 0..mlp.activated.rows {
+            let exact = swiglu_row(&wide(&mlp.gate_up, row, 2 * columns), f64::INFINITY);
+            match mlp.activated.row(row) {
+                Row::Fp8(codes, scales) => check_row(&mut self.codes, row, &exact, codes, &scales),
+                Row::Bf16(_) => expected.extend(exact.into_iter().map(rounded)),
+            }
+        }
+        if let ActivationValues::Bf16(got) = &mlp.activated.values {
+            let got = got.iter().map(|v| v.to_f64());
+            merge(&mut self.rounded, Comparison::of(&expected, got, columns));
+        }
+        merge(
+            &mut self.down,
+            check_gemm(&mlp.activated, &weights.down, &mlp.down),
+        );
+    }
+
+    fn stages(&self, [gate_up, swiglu, down]: [&'static str; 3]) -> [Stage; 3] {
+        let swiglu = match self.rounded.elements {
+            0 => Stage::of_codes(swiglu, &self.codes),
+            _ => Stage::of_bounds(swiglu, &self.rounded),
+        };
+        [
+            Stage::of_bounds(gate_up, &self.gate_up),
+            swiglu,
+            Stage::of_bounds(down, &self.down),
+        ]
+    }
+}
+
+/// SwiGLU in FP32 rounded to BF16: half a unit in the last of 8 digits, and 2^-20 for the arithmetic.
+fn rounded(value: f64) -> Bounded {
+    let bound = value.abs() * (1.0 / 256.0 + 1.0 / 1_048_576.0) + f64::from(f32::MIN_POSITIVE);
+    Bounded { value, bound }
+}
+
+fn check_gemm(a: &Activations, b: &Projection, got: &[bf16]) -> Comparison {
+    let scales: Vec<f32>;
+    let left = match &a.values {
+        ActivationValues::Bf16(values) => bf16_operand(values, a.rows),
+        ActivationValues::Fp8 { codes, .. } => {
+            let of_row = |row| match a.row(row) {
+                Row::Fp8(_, scales) => scales,
+                Row::Bf16(_) => Vec::new(),
+            };
+            scales = (0..a.rows).flat_map(of_row).collect();
+            Operand::e4m3(codes, &scales, a.rows, 1)
+        }
+    };
+    let right = match &b.values {
+        WeightValues::Bf16(values) => bf16_operand(values, b.rows),
+        WeightValues::Fp8 { codes, scales } => Operand::e4m3(codes, scales, b.rows, BLOCK),
+    };
+    let expected = gemm_bounded(&left, &right, b.columns, Output::Bf16);
     Comparison::of(&expected, got.iter().map(|v| v.to_f64()), b.rows)
 }
 
-fn check_swiglu(check: &mut CodeCheck, mlp: &MlpCapture) {
-    let width = 2 * mlp.activated.columns;
-    for row in 0..mlp.activated.rows {
-        let exact = swiglu_row(&wide(&mlp.gate_up, row, width));
-        let (codes, scales) = mlp.activated.row(row);
-        check_row(check, row, &exact, codes, &scales);
+fn bf16_operand(values: &[bf16], rows: usize) -> Operand<'_> {
+    Operand {
+        codes: Codes::Bf16(bytemuck::cast_slice(values)),
+        scales: gemm::Scales::None,
+        rows,
     }
 }
 

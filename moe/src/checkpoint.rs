@@ -1,12 +1,16 @@
 //! A Hugging Face style checkpoint: `config.json` and safetensors files with or without an index.
 
-use crate::config::{BLOCK, Config};
+use crate::config::{BLOCK, Config, WeightFormat};
 use crate::error::{Error, Result};
+use crate::family::{ExpertNames, TensorNames};
 use crate::tensors::TensorFile;
-use half::bf16;
+use half::{bf16, f16};
 use safetensors::tensor::Dtype;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// What the names of a layer's tensors begin with, before its number.
+const LAYERS: &str = "model.layers.";
 
 /// Name of the index file.
 const INDEX: &str = "model.safetensors.index.json";
@@ -22,17 +26,29 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, usize>,
 }
 
-/// A block-quantised projection: `[rows, columns]` E4M3 codes, `[rows/128, columns/128]` scales.
+/// A projection `[rows, columns]`, row-major.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Projection {
     /// Outputs.
     pub rows: usize,
     /// Inputs.
     pub columns: usize,
-    /// E4M3 codes, row-major.
-    pub codes: Vec<u8>,
-    /// `weight_scale_inv`, row-major: dequantised weight = code × scale.
-    pub scales: Vec<f32>,
+    /// Values.
+    pub values: WeightValues,
+}
+
+/// How a projection is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub enum WeightValues {
+    /// Dequantised weight = code × scale.
+    Fp8 {
+        /// E4M3 codes.
+        codes: Vec<u8>,
+        /// `weight_scale_inv`, `[rows/128, columns/128]`, row-major.
+        scales: Vec<f32>,
+    },
+    /// BF16.
+    Bf16(Vec<bf16>),
 }
 
 /// One expert's projections.
@@ -44,15 +60,35 @@ pub struct ExpertWeights {
     pub down: Projection,
 }
 
+/// How the router's weight is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RouterValues {
+    /// BF16.
+    Bf16(Vec<bf16>),
+    /// F32.
+    F32(Vec<f32>),
+}
+
+impl RouterValues {
+    /// The values, exactly.
+    #[must_use]
+    pub fn to_f32(&self) -> Vec<f32> {
+        match self {
+            Self::Bf16(values) => values.iter().map(|v| v.to_f32()).collect(),
+            Self::F32(values) => values.clone(),
+        }
+    }
+}
+
 /// All weights of a layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerWeights {
     /// Layer number in the checkpoint.
     pub layer: usize,
     /// Router weight `[experts, hidden]`.
-    pub router: Vec<bf16>,
-    /// Correction bias `[experts]`.
-    pub bias: Vec<f32>,
+    pub router: RouterValues,
+    /// Correction bias `[experts]`, where the family has one.
+    pub bias: Option<Vec<f32>>,
     /// Routed experts.
     pub experts: Vec<ExpertWeights>,
     /// Shared expert.
@@ -141,12 +177,13 @@ impl Checkpoint {
     /// Numbers of the mixture-of-experts layers present.
     #[must_use]
     pub fn moe_layers(&self) -> Vec<usize> {
+        let router = self.router_name("");
         let mut layers: Vec<usize> = self
             .tensors
             .keys()
             .filter_map(|name| {
-                let rest = name.strip_prefix("model.layers.")?;
-                rest.strip_suffix(".mlp.gate.weight")?.parse().ok()
+                let rest = name.strip_prefix(LAYERS)?;
+                rest.strip_suffix(&router)?.parse().ok()
             })
             .collect();
         layers.sort_unstable();
@@ -166,7 +203,7 @@ impl Checkpoint {
             (None, &[layer]) => Ok(layer),
             (_, []) => Err(Error::Tensor {
                 path: self.folder.clone(),
-                tensor: "model.layers.*.mlp.gate.weight".into(),
+                tensor: self.router_name(&format!("{LAYERS}*")),
                 expectation: "this checkpoint has no mixture-of-experts layer".into(),
             }),
             (wanted, _) => Err(Error::Request {
@@ -177,6 +214,12 @@ impl Checkpoint {
         }
     }
 
+    /// Name of the router's weight of the layer whose tensors begin with `layer`.
+    fn router_name(&self, layer: &str) -> String {
+        let TensorNames { block, router, .. } = self.config.family.tensors();
+        format!("{layer}.{block}.{router}.weight")
+    }
+
     /// Reads all weights of a layer.
     ///
     /// # Errors
@@ -184,75 +227,145 @@ impl Checkpoint {
     /// A tensor is missing, or not of the type or shape that the configuration asks for.
     pub fn read_layer(&self, layer: usize) -> Result<LayerWeights> {
         let Config {
+            family,
             hidden,
             intermediate,
             experts,
             shared,
             ..
         } = self.config;
-        let prefix = format!("model.layers.{layer}.mlp");
-        let router = self.read_bf16(&format!("{prefix}.gate.weight"), &[experts, hidden])?;
-        let bias = format!("{prefix}.gate.e_score_correction_bias");
+        let prefix = format!("{LAYERS}{layer}");
+        let names = family.tensors();
+        let block = format!("{prefix}.{}", names.block);
+        let bias = || {
+            let name = format!("{block}.{}.e_score_correction_bias", names.router);
+            self.read_f32(&name, &[experts])
+        };
         Ok(LayerWeights {
             layer,
-            router,
-            bias: self.read_f32(&bias, &[experts])?,
-            experts: (0..experts)
-                .map(|e| self.read_expert(&format!("{prefix}.experts.{e}"), intermediate))
-                .collect::<Result<_>>()?,
+            router: self.read_router(&self.router_name(&prefix), &[experts, hidden])?,
+            bias: self.config.routing.bias.then(bias).transpose()?,
+            experts: match names.experts {
+                ExpertNames::Each(projections) => (0..experts)
+                    .map(|e| {
+                        let expert = format!("{block}.experts.{e}");
+                        self.read_expert(&expert, projections, intermediate)
+                    })
+                    .collect::<Result<_>>()?,
+                ExpertNames::Stacked(projections) => self.read_stacked(&block, projections)?,
+            },
             shared: (shared > 0)
                 .then(|| {
-                    let name = format!("{prefix}.shared_experts");
-                    self.read_expert(&name, shared * intermediate)
+                    let name = format!("{block}.shared_experts");
+                    let projections = ["gate_proj", "up_proj", "down_proj"];
+                    self.read_expert(&name, projections, shared * intermediate)
                 })
                 .transpose()?,
         })
     }
 
-    fn read_expert(&self, prefix: &str, intermediate: usize) -> Result<ExpertWeights> {
+    fn read_expert(
+        &self,
+        prefix: &str,
+        [gate, up, down]: [&str; 3],
+        intermediate: usize,
+    ) -> Result<ExpertWeights> {
         let hidden = self.config.hidden;
         let projection = |name: &str, rows, columns| {
             self.read_projection(&format!("{prefix}.{name}.weight"), rows, columns)
         };
-        let mut gate_up = projection("gate_proj", intermediate, hidden)?;
-        let up = projection("up_proj", intermediate, hidden)?;
+        let mut gate_up = projection(gate, intermediate, hidden)?;
+        let up = projection(up, intermediate, hidden)?;
         gate_up.rows += up.rows;
-        gate_up.codes.extend(up.codes);
-        gate_up.scales.extend(up.scales);
+        match (&mut gate_up.values, up.values) {
+            (
+                WeightValues::Fp8 { codes, scales },
+                WeightValues::Fp8 {
+                    codes: up_codes,
+                    scales: up_scales,
+                },
+            ) => {
+                codes.extend(up_codes);
+                scales.extend(up_scales);
+            }
+            (WeightValues::Bf16(values), WeightValues::Bf16(up)) => values.extend(up),
+            // Both were read in the configuration's format.
+            _ => {}
+        }
         Ok(ExpertWeights {
             gate_up,
-            down: projection("down_proj", hidden, intermediate)?,
+            down: projection(down, hidden, intermediate)?,
         })
     }
 
+    /// All experts from one tensor per projection.
+    fn read_stacked(&self, block: &str, [gate_up, down]: [&str; 2]) -> Result<Vec<ExpertWeights>> {
+        let Config {
+            hidden,
+            intermediate,
+            experts,
+            ..
+        } = self.config;
+        let read = |name: &str, rows: usize, columns: usize| -> Result<Vec<Projection>> {
+            let name = format!("{block}.{name}.weight");
+            let values = self.read_bf16(&name, &[experts, rows, columns])?;
+            let each = values.chunks_exact(rows * columns);
+            Ok(each
+                .map(|values| Projection {
+                    rows,
+                    columns,
+                    values: WeightValues::Bf16(values.to_vec()),
+                })
+                .collect())
+        };
+        let gate_up = read(gate_up, 2 * intermediate, hidden)?;
+        let down = read(down, hidden, intermediate)?;
+        let experts = gate_up.into_iter().zip(down);
+        Ok(experts
+            .map(|(gate_up, down)| ExpertWeights { gate_up, down })
+            .collect())
+    }
+
     fn read_projection(&self, name: &str, rows: usize, columns: usize) -> Result<Projection> {
-        let (_, codes) = self.read(name, &[Dtype::F8_E4M3], &[rows, columns])?;
-        let scales = self.read_f32(
-            &format!("{name}_scale_inv"),
-            &[rows / BLOCK, columns / BLOCK],
-        )?;
+        let values = match self.config.weights {
+            WeightFormat::Bf16 => WeightValues::Bf16(self.read_bf16(name, &[rows, columns])?),
+            WeightFormat::Fp8 => {
+                let (_, codes) = self.read(name, &[Dtype::F8_E4M3], &[rows, columns])?;
+                let name = format!("{name}_scale_inv");
+                let scales = self.read_f32(&name, &[rows / BLOCK, columns / BLOCK])?;
+                WeightValues::Fp8 { codes, scales }
+            }
+        };
         Ok(Projection {
             rows,
             columns,
-            codes,
-            scales,
+            values,
+        })
+    }
+
+    fn read_router(&self, name: &str, shape: &[usize]) -> Result<RouterValues> {
+        let (dtype, bytes) = self.read(name, &[Dtype::BF16, Dtype::F16, Dtype::F32], shape)?;
+        Ok(match dtype {
+            Dtype::BF16 => RouterValues::Bf16(bytemuck::allocation::pod_collect_to_vec(&bytes)),
+            _ => RouterValues::F32(widened(dtype, &bytes)),
         })
     }
 
     fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let (dtype, bytes) = self.read(name, &[Dtype::F32, Dtype::BF16], shape)?;
-        Ok(match dtype {
-            Dtype::BF16 => bytemuck::allocation::pod_collect_to_vec::<u8, bf16>(&bytes)
-                .iter()
-                .map(|v| v.to_f32())
-                .collect(),
-            _ => bytemuck::allocation::pod_collect_to_vec(&bytes),
-        })
+        let (dtype, bytes) = self.read(name, &[Dtype::F32, Dtype::BF16, Dtype::F16], shape)?;
+        Ok(widened(dtype, &bytes))
     }
 
+    /// BF16, or a wider type rounded to it (to nearest even).
     fn read_bf16(&self, name: &str, shape: &[usize]) -> Result<Vec<bf16>> {
-        let (_, bytes) = self.read(name, &[Dtype::BF16], shape)?;
-        Ok(bytemuck::allocation::pod_collect_to_vec(&bytes))
+        let (dtype, bytes) = self.read(name, &[Dtype::BF16, Dtype::F16, Dtype::F32], shape)?;
+        Ok(match dtype {
+            Dtype::BF16 => bytemuck::allocation::pod_collect_to_vec(&bytes),
+            _ => widened(dtype, &bytes)
+                .into_iter()
+                .map(bf16::from_f32)
+                .collect(),
+        })
     }
 
     fn read(&self, name: &str, types: &[Dtype], shape: &[usize]) -> Result<(Dtype, Vec<u8>)> {
@@ -266,6 +379,22 @@ impl Checkpoint {
         let shape: Vec<Option<usize>> = shape.iter().copied().map(Some).collect();
         let (info, bytes) = self.files[file].read(name, types, &shape)?;
         Ok((info.dtype, bytes))
+    }
+}
+
+/// Values of a tensor of BF16, F16 or F32, exactly.
+fn widened(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
+    use bytemuck::allocation::pod_collect_to_vec;
+    match dtype {
+        Dtype::BF16 => {
+            let values: Vec<bf16> = pod_collect_to_vec(bytes);
+            values.iter().map(|v| v.to_f32()).collect()
+        }
+        Dtype::F16 => {
+            let values: Vec<f16> = pod_collect_to_vec(bytes);
+            values.iter().map(|v| v.to_f32()).collect()
+        }
+        _ => pod_collect_to_vec(bytes),
     }
 }
 
@@ -294,8 +423,10 @@ mod tests {
         assert_eq!(indexed.choose_layer(None).expect("one layer"), 1);
         let layer = indexed.read_layer(1).expect("complete");
         assert_eq!((layer.experts.len(), layer.shared.is_some()), (32, true));
-        assert_eq!(layer.experts[0].gate_up.codes.len(), 2 * 128 * 512);
-        assert_eq!(layer.experts[0].gate_up.scales.len(), 2 * 4);
+        let WeightValues::Fp8 { codes, scales } = &layer.experts[0].gate_up.values else {
+            panic!("published in FP8");
+        };
+        assert_eq!((codes.len(), scales.len()), (2 * 128 * 512, 2 * 4));
 
         let folder = tempfile::tempdir().expect("a temporary folder");
         for name in ["config.json", "model.safetensors"] {

@@ -1,8 +1,9 @@
 //! The main job: the trained layer on 1, 2 and 4 ranks, and a seeded layer of DeepSeek-V3's true
 //! expert shape, every stage checked.
 
-use crate::config::Config;
+use crate::config::{Config, WeightFormat};
 use crate::error::{Error, Result};
+use crate::family::{Family, Routing};
 use crate::forward::{self, Request};
 use crate::report::Run;
 use crate::seeded;
@@ -83,15 +84,18 @@ pub fn run(scratch: &Path) -> Result<Vec<Outcome>> {
 /// Writes the seeded layer unless it is there.
 fn seeded_layer(scratch: &Path) -> Result<PathBuf> {
     let config = Config {
+        family: Family::DeepseekV3,
         hidden: 7168,
         intermediate: 2048,
         experts: 8,
         shared: 1,
         top_k: 2,
-        groups: 2,
-        top_groups: 1,
-        normalise: true,
-        scaling: 2.5,
+        routing: Routing {
+            groups: 2,
+            top_groups: 1,
+            ..Family::DeepseekV3.routing()
+        },
+        weights: WeightFormat::Fp8,
     };
     let folder = scratch.join("seeded");
     if !folder.join("config.json").is_file() {

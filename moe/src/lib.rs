@@ -1,5 +1,5 @@
-//! The mixture-of-experts layer of DeepSeek-V3, composed of hadal's kernels: route, quantise,
-//! dispatch, grouped FP8 GEMMs with SwiGLU between them, combine, and the shared expert.
+//! The mixture-of-experts layer of DeepSeek-V3 and other families, composed of hadal's kernels: route, quantise,
+//! dispatch, grouped FP8 or BF16 GEMMs with SwiGLU between them, combine, and the shared expert.
 
 #![forbid(unsafe_code)]
 
@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod demo;
 pub mod error;
+pub mod family;
 pub mod forward;
 mod mlp;
 pub mod oracle;

@@ -1,9 +1,10 @@
 //! `hadal-moe`: runs a mixture-of-experts layer of a checkpoint on a software or real GPU.
 
 use clap::{Args, Parser, Subcommand};
-use hadal_moe::config::Config;
+use hadal_moe::config::{Config, WeightFormat};
 use hadal_moe::demo;
 use hadal_moe::error::Result;
+use hadal_moe::family::{Family, Routing};
 use hadal_moe::forward::{self, Request};
 use hadal_moe::seeded;
 use std::path::{Path, PathBuf};
@@ -73,6 +74,12 @@ struct SeededArgs {
     /// Folder to write config.json, model.safetensors and input.safetensors into.
     #[arg(long)]
     output: PathBuf,
+    /// Family, by its `model_type`.
+    #[arg(long, value_enum, default_value = "deepseek_v3")]
+    family: Family,
+    /// How the experts are stored.
+    #[arg(long, value_enum, default_value = "fp8")]
+    weights: WeightFormat,
     /// Width of a token.
     #[arg(long, default_value_t = 7168)]
     hidden: usize,
@@ -82,6 +89,9 @@ struct SeededArgs {
     /// Routed experts.
     #[arg(long, default_value_t = 8)]
     experts: usize,
+    /// Shared experts.
+    #[arg(long, default_value_t = 1)]
+    shared: usize,
     /// Experts per token.
     #[arg(long, default_value_t = 2)]
     top_k: usize,
@@ -168,16 +178,20 @@ fn run_demo(args: DemoArgs) -> Result<bool> {
 }
 
 fn write_seeded(args: &SeededArgs) -> Result<bool> {
+    let family = args.family;
     let config = Config {
+        family,
         hidden: args.hidden,
         intermediate: args.intermediate,
         experts: args.experts,
-        shared: 1,
+        shared: args.shared,
         top_k: args.top_k,
-        groups: 1,
-        top_groups: 1,
-        normalise: true,
-        scaling: 2.5,
+        routing: Routing {
+            groups: 1,
+            top_groups: 1,
+            ..family.routing()
+        },
+        weights: args.weights,
     };
     seeded::write(&args.output, &config, args.tokens, args.seed)?;
     Ok(true)

@@ -1,17 +1,18 @@
 //! One or several experts' MLPs on a device: gate+up GEMM, SwiGLU with quantisation, down GEMM, each
 //! for all experts at once.
 
-use crate::capture::{MlpCapture, Quantised, Scales};
-use crate::checkpoint::{ExpertWeights, Projection};
+use crate::capture::{ActivationValues, Activations, MlpCapture, Scales};
+use crate::checkpoint::{ExpertWeights, Projection, WeightValues};
 use crate::config::BLOCK;
 use crate::error::{Error, Result};
 use crate::timer::Timer;
 use hadal::device::{Buffer, Stream};
 use hadal::gemm::{
-    Arithmetic, Form, Format, Gemm, GemmDesc, GemmPlan, Groups, Matrix, MatrixMut, Operands,
-    Output, Shape, scale_stride,
+    Arithmetic, Form, Format, Gemm, GemmDesc, GemmPlan, Groups, Matrix, MatrixMut, OperandError,
+    Operands, Output, Shape, scale_stride,
 };
-use hadal::moe::{SwigluDesc, SwigluOperands, SwigluPlan};
+use hadal::moe::{SwigluDesc, SwigluFormat, SwigluOperands, SwigluOutput, SwigluPlan};
+use hadal::quant::Scaling;
 use half::bf16;
 
 /// Rows an MLP works on.
@@ -50,13 +51,22 @@ impl Rows {
 /// Weights of a stack of equal projections.
 #[derive(Debug)]
 struct Weights {
-    codes: Buffer<u8>,
-    scales: Buffer<f32>,
+    values: WeightBuffers,
     shape: Shape,
+}
+
+#[derive(Debug)]
+enum WeightBuffers {
+    Fp8 {
+        codes: Buffer<u8>,
+        scales: Buffer<f32>,
+    },
+    Bf16(Buffer<bf16>),
 }
 
 impl Weights {
     fn upload(stream: &Stream, projections: &[&Projection]) -> Result<Self> {
+        let fail = || Error::device("upload of weights");
         let Some(first) = projections.first() else {
             return Err(Error::device("upload of weights")("no expert"));
         };
@@ -65,23 +75,104 @@ impl Weights {
             rows: size(first.rows)?,
             columns: size(first.columns)?,
         };
-        let codes: Vec<u8> = projections.iter().flat_map(|p| &p.codes).copied().collect();
-        let scales: Vec<f32> = projections
-            .iter()
-            .flat_map(|p| &p.scales)
-            .copied()
-            .collect();
-        let fail = || Error::device("upload of weights");
-        Ok(Self {
-            codes: Buffer::from_slice(stream, &codes).map_err(fail())?,
-            scales: Buffer::from_slice(stream, &scales).map_err(fail())?,
-            shape,
-        })
+        let (mut all_codes, mut all_scales, mut all_values) = (Vec::new(), Vec::new(), Vec::new());
+        for projection in projections {
+            match &projection.values {
+                WeightValues::Fp8 { codes, scales } => {
+                    all_codes.extend_from_slice(codes);
+                    all_scales.extend_from_slice(scales);
+                }
+                WeightValues::Bf16(values) => all_values.extend_from_slice(values),
+            }
+        }
+        let values = match first.values {
+            WeightValues::Fp8 { .. } => WeightBuffers::Fp8 {
+                codes: Buffer::from_slice(stream, &all_codes).map_err(fail())?,
+                scales: Buffer::from_slice(stream, &all_scales).map_err(fail())?,
+            },
+            WeightValues::Bf16(_) => {
+                WeightBuffers::Bf16(Buffer::from_slice(stream, &all_values).map_err(fail())?)
+            }
+        };
+        Ok(Self { values, shape })
     }
 
     fn view(&self) -> Result<Matrix<'_>> {
-        Matrix::fp8_blocks(Format::E4m3, &self.codes, &self.scales, self.shape)
-            .map_err(Error::device("weights"))
+        match &self.values {
+            WeightBuffers::Fp8 { codes, scales } => {
+                Matrix::fp8_blocks(Format::E4m3, codes, scales, self.shape)
+            }
+            WeightBuffers::Bf16(values) => Matrix::bf16(values, self.shape),
+        }
+        .map_err(Error::device("weights"))
+    }
+
+    fn arithmetic(&self) -> Arithmetic {
+        match self.values {
+            WeightBuffers::Fp8 { .. } => Arithmetic::E4M3_1D2D,
+            WeightBuffers::Bf16(_) => Arithmetic::Bf16,
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        let bytes = match &self.values {
+            WeightBuffers::Fp8 { codes, scales } => codes.bytes() + scales.bytes(),
+            WeightBuffers::Bf16(values) => values.bytes(),
+        };
+        bytes as u64
+    }
+}
+
+/// Rows of a stack of matrices on the device: E4M3 with M-major scales, or BF16.
+#[derive(Debug)]
+pub(crate) enum Activated {
+    Fp8 {
+        codes: Buffer<u8>,
+        scales: Buffer<f32>,
+    },
+    Bf16(Buffer<bf16>),
+}
+
+/// The same, borrowed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Input<'a> {
+    Fp8 {
+        codes: &'a Buffer<u8>,
+        scales: &'a Buffer<f32>,
+    },
+    Bf16(&'a Buffer<bf16>),
+}
+
+impl Activated {
+    pub(crate) fn input(&self) -> Input<'_> {
+        match self {
+            Self::Fp8 { codes, scales } => Input::Fp8 { codes, scales },
+            Self::Bf16(values) => Input::Bf16(values),
+        }
+    }
+
+    fn output(&mut self) -> SwigluOutput<'_> {
+        match self {
+            Self::Fp8 { codes, scales } => SwigluOutput::Fp8 { codes, scales },
+            Self::Bf16(values) => SwigluOutput::Bf16(values),
+        }
+    }
+}
+
+impl<'a> Input<'a> {
+    fn view(self, shape: Shape) -> std::result::Result<Matrix<'a>, OperandError> {
+        match self {
+            Self::Fp8 { codes, scales } => Matrix::fp8_rows(Format::E4m3, codes, scales, shape),
+            Self::Bf16(values) => Matrix::bf16(values, shape),
+        }
+    }
+
+    /// Bytes of a value.
+    fn width(self) -> u64 {
+        match self {
+            Self::Fp8 { .. } => 1,
+            Self::Bf16(_) => 2,
+        }
     }
 }
 
@@ -104,8 +195,7 @@ pub(crate) struct Mlp {
     swiglu: SwigluPlan,
     down: Gemm,
     gate_up_out: Buffer<bf16>,
-    codes: Buffer<u8>,
-    scales: Buffer<f32>,
+    activated: Activated,
     down_out: Buffer<bf16>,
 }
 
@@ -125,13 +215,14 @@ impl Mlp {
         let sms = context
             .multiprocessors()
             .map_err(Error::device("device attributes"))?;
-        let gemm = |shape: Shape| {
+        let gemm = |weights: &Weights| {
+            let shape = weights.shape;
             let form = rows.form(shape.slots);
             let desc = GemmDesc {
                 form,
                 n: shape.rows,
                 k: shape.columns,
-                arithmetic: Arithmetic::E4M3_1D2D,
+                arithmetic: weights.arithmetic(),
                 output: Output::Bf16,
                 sms,
             };
@@ -146,22 +237,38 @@ impl Mlp {
         let stride = scale_stride(rows.of_slot()) as usize;
         let elements = groups * slot * intermediate;
         let fail = || Error::device("allocation of an expert's results");
+        let (format, activated) = match gate_up_weights.values {
+            WeightBuffers::Fp8 { .. } => (
+                SwigluFormat::Fp8 {
+                    scale_stride: stride,
+                    scaling: Scaling::Exact,
+                },
+                Activated::Fp8 {
+                    codes: Buffer::alloc(context, elements).map_err(fail())?,
+                    scales: Buffer::zeroed(stream, groups * (intermediate / BLOCK) * stride)
+                        .map_err(fail())?,
+                },
+            ),
+            WeightBuffers::Bf16(_) => {
+                let values = Buffer::alloc(context, elements).map_err(fail())?;
+                (SwigluFormat::Bf16, Activated::Bf16(values))
+            }
+        };
         let swiglu = SwigluDesc {
             groups,
             rows: slot,
             intermediate,
-            scale_stride: stride,
+            limit: None,
+            format,
         };
         let hidden = down_weights.shape.rows as usize;
         Ok(Self {
             rows,
-            gate_up: gemm(gate_up_weights.shape)?,
+            gate_up: gemm(&gate_up_weights)?,
             swiglu: swiglu.plan().map_err(Error::device("plan of SwiGLU"))?,
-            down: gemm(down_weights.shape)?,
+            down: gemm(&down_weights)?,
             gate_up_out: Buffer::alloc(context, 2 * elements).map_err(fail())?,
-            codes: Buffer::alloc(context, elements).map_err(fail())?,
-            scales: Buffer::zeroed(stream, groups * (intermediate / BLOCK) * stride)
-                .map_err(fail())?,
+            activated,
             down_out: Buffer::alloc(context, groups * slot * hidden).map_err(fail())?,
             gate_up_weights,
             down_weights,
@@ -177,7 +284,7 @@ impl Mlp {
     pub(crate) fn run(
         &mut self,
         stream: &Stream,
-        (codes, scales): (&Buffer<u8>, &Buffer<f32>),
+        x: Input<'_>,
         counts: Option<&Buffer<i32>>,
         (timer, names): (&mut Timer, PhaseNames),
     ) -> Result<()> {
@@ -190,7 +297,7 @@ impl Mlp {
         };
         let (first, second) = (self.gate_up_weights.shape, self.down_weights.shape);
 
-        let a = Matrix::fp8_rows(Format::E4m3, codes, scales, slots(first, first.columns));
+        let a = x.view(slots(first, first.columns));
         let d = MatrixMut::bf16(&mut self.gate_up_out, slots(first, first.rows));
         let mut operands = Operands {
             a: a.map_err(Error::device("input of the gate+up GEMM"))?,
@@ -206,20 +313,14 @@ impl Mlp {
         let operands = SwigluOperands {
             gate_up: &self.gate_up_out,
             counts,
-            codes: &mut self.codes,
-            scales: &mut self.scales,
+            output: self.activated.output(),
         };
         self.swiglu
             .run(stream, operands)
             .map_err(Error::device(swiglu))?;
         timer.mark(stream, swiglu)?;
 
-        let a = Matrix::fp8_rows(
-            Format::E4m3,
-            &self.codes,
-            &self.scales,
-            slots(second, second.columns),
-        );
+        let a = self.activated.input().view(slots(second, second.columns));
         let d = MatrixMut::bf16(&mut self.down_out, slots(second, second.rows));
         let mut operands = Operands {
             a: a.map_err(Error::device("input of the down GEMM"))?,
@@ -236,12 +337,12 @@ impl Mlp {
     /// Bytes that the phases touch when `rows` rows are in use.
     pub(crate) fn bytes(&self, rows: u64) -> [u64; 3] {
         let per_row = |columns: u32, width: u64| rows * u64::from(columns) * width;
-        let weights = |w: &Weights| (w.codes.bytes() + w.scales.bytes()) as u64;
+        let width = self.activated.input().width();
         let (first, second) = (self.gate_up_weights.shape, self.down_weights.shape);
         [
-            per_row(first.columns, 1) + weights(&self.gate_up_weights) + per_row(first.rows, 2),
-            per_row(first.rows, 2) + per_row(second.columns, 1),
-            per_row(second.columns, 1) + weights(&self.down_weights) + per_row(second.rows, 2),
+            per_row(first.columns, width) + self.gate_up_weights.bytes() + per_row(first.rows, 2),
+            per_row(first.rows, 2) + per_row(second.columns, width),
+            per_row(second.columns, width) + self.down_weights.bytes() + per_row(second.rows, 2),
         ]
     }
 
@@ -249,20 +350,14 @@ impl Mlp {
     pub(crate) fn capture(
         &self,
         stream: &Stream,
-        (codes, scales): (&Buffer<u8>, &Buffer<f32>),
+        x: Input<'_>,
         rows: &[usize],
     ) -> Result<Vec<MlpCapture>> {
         let fail = || Error::device("copy of an expert's results to the host");
         let slot = self.rows.of_slot() as usize;
         let (first, second) = (self.gate_up_weights.shape, self.down_weights.shape);
-        let x = (
-            codes.to_vec(stream).map_err(fail())?,
-            scales.to_vec(stream).map_err(fail())?,
-        );
-        let activated = (
-            self.codes.to_vec(stream).map_err(fail())?,
-            self.scales.to_vec(stream).map_err(fail())?,
-        );
+        let x = HostCopy::new(stream, x, slot)?;
+        let activated = HostCopy::new(stream, self.activated.input(), slot)?;
         let gate_up = self.gate_up_out.to_vec(stream).map_err(fail())?;
         let down = self.down_out.to_vec(stream).map_err(fail())?;
         let part = |values: &[bf16], expert: usize, rows: usize, columns: u32| {
@@ -273,31 +368,61 @@ impl Mlp {
             .iter()
             .enumerate()
             .map(|(expert, &rows)| MlpCapture {
-                x: quantised(&x, (expert, slot), rows, first.columns as usize),
+                x: x.slot(expert, rows, first.columns as usize),
                 gate_up: part(&gate_up, expert, rows, first.rows),
-                activated: quantised(&activated, (expert, slot), rows, second.columns as usize),
+                activated: activated.slot(expert, rows, second.columns as usize),
                 down: part(&down, expert, rows, second.rows),
             })
             .collect())
     }
 }
 
-/// One expert's slot of a stack of quantised matrices with M-major scales.
-fn quantised(
-    (codes, scales): &(Vec<u8>, Vec<f32>),
-    (expert, slot): (usize, usize),
-    rows: usize,
-    columns: usize,
-) -> Quantised {
-    let stride = slot.next_multiple_of(4);
-    let values = columns / BLOCK * stride;
-    Quantised {
-        rows,
-        columns,
-        codes: codes[expert * slot * columns..][..rows * columns].to_vec(),
-        scales: Scales::MMajor {
-            values: scales[expert * values..][..values].to_vec(),
-            stride,
-        },
+/// A stack of matrices of activations on the host.
+struct HostCopy {
+    values: ActivationValues,
+    /// Rows of a slot.
+    slot_rows: usize,
+}
+
+impl HostCopy {
+    fn new(stream: &Stream, input: Input<'_>, slot_rows: usize) -> Result<Self> {
+        let fail = || Error::device("copy of an expert's results to the host");
+        let values = match input {
+            Input::Bf16(values) => ActivationValues::Bf16(values.to_vec(stream).map_err(fail())?),
+            Input::Fp8 { codes, scales } => ActivationValues::Fp8 {
+                codes: codes.to_vec(stream).map_err(fail())?,
+                scales: Scales::MMajor {
+                    values: scales.to_vec(stream).map_err(fail())?,
+                    stride: slot_rows.next_multiple_of(4),
+                },
+            },
+        };
+        Ok(Self { values, slot_rows })
+    }
+
+    /// The rows in use of one slot.
+    fn slot(&self, expert: usize, rows: usize, columns: usize) -> Activations {
+        let range = expert * self.slot_rows * columns..(expert * self.slot_rows + rows) * columns;
+        let values = match &self.values {
+            ActivationValues::Bf16(values) => ActivationValues::Bf16(values[range].to_vec()),
+            ActivationValues::Fp8 { codes, scales } => ActivationValues::Fp8 {
+                codes: codes[range].to_vec(),
+                scales: match scales {
+                    Scales::RowMajor(values) => Scales::RowMajor(values.clone()),
+                    Scales::MMajor { values, stride } => {
+                        let count = columns / BLOCK * stride;
+                        Scales::MMajor {
+                            values: values[expert * count..][..count].to_vec(),
+                            stride: *stride,
+                        }
+                    }
+                },
+            },
+        };
+        Activations {
+            rows,
+            columns,
+            values,
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! One rank: its device, its experts, its tokens.
 
-use crate::capture::{ExpertCapture, Quantised, RankCapture, Scales, Source};
-use crate::checkpoint::{ExpertWeights, LayerWeights};
-use crate::config::{BLOCK, Config};
+use crate::capture::{ActivationValues, Activations, ExpertCapture, RankCapture, Scales, Source};
+use crate::checkpoint::{ExpertWeights, LayerWeights, RouterValues};
+use crate::config::{BLOCK, Config, WeightFormat};
 use crate::error::{Error, Result};
 pub(crate) use crate::mlp::size;
-use crate::mlp::{Mlp, PhaseNames, Rows};
+use crate::mlp::{Activated, Input, Mlp, PhaseNames, Rows};
 use crate::report::Phase;
 use crate::timer::Timer;
 use hadal::device::{Buffer, Context, Stream};
@@ -15,9 +15,7 @@ use hadal::ep::latency::{
 };
 use hadal::gemm::{Format, Shape};
 use hadal::memory::Bootstrap;
-use hadal::moe::{
-    GroupWorth, RouteDesc, RouteOperands, RoutePlan, RouterWeight, Scores, add_shared,
-};
+use hadal::moe::{RouteDesc, RouteOperands, RoutePlan, RouterWeight, add_shared};
 use hadal::params::EpSource;
 use hadal::quant::{Quantise1x128, Quantise1x128Desc, Quantise1x128Plan, ScaleLayout, Scaling};
 use half::bf16;
@@ -83,19 +81,57 @@ struct Rank<'a> {
     job: &'a Job<'a>,
     stream: Stream,
     route: RoutePlan,
-    /// Row-major scales for the dispatch, M-major ones for the shared expert.
-    quantise: [Quantise1x128; 2],
+    quantised: Option<QuantisedTokens>,
     all_to_all: LatencyBuffers,
     experts: Option<Mlp>,
     shared: Option<Mlp>,
-    router: Buffer<bf16>,
-    bias: Buffer<f32>,
+    router: RouterBuffer,
+    bias: Option<Buffer<f32>>,
     x: Buffer<bf16>,
     topk_indices: Buffer<i32>,
     topk_weights: Buffer<f32>,
+    output: Buffer<f32>,
+}
+
+/// The router's weight on the device.
+enum RouterBuffer {
+    Bf16(Buffer<bf16>),
+    F32(Buffer<f32>),
+}
+
+/// The tokens of a layer with FP8 experts.
+struct QuantisedTokens {
+    /// Row-major scales for the dispatch, M-major ones for the shared expert.
+    quantise: [Quantise1x128; 2],
     codes: Buffer<u8>,
     scales: [Buffer<f32>; 2],
-    output: Buffer<f32>,
+}
+
+impl QuantisedTokens {
+    fn new(stream: &Stream, job: &Job<'_>) -> Result<Self> {
+        let layouts = [ScaleLayout::RowMajor, ScaleLayout::MMajor];
+        let [dispatched, shared] = layouts.map(|layout| quantise(stream, job, layout));
+        let quantise = [dispatched?, shared?];
+        let elements = job.tokens.len() * job.config.hidden;
+        Ok(Self {
+            scales: [
+                scales_of(stream, &quantise[0])?,
+                scales_of(stream, &quantise[1])?,
+            ],
+            codes: Buffer::alloc(stream.context(), elements).map_err(memory())?,
+            quantise,
+        })
+    }
+
+    /// The same codes come with scales in both layouts.
+    fn run(&mut self, stream: &Stream, x: &Buffer<bf16>) -> Result<()> {
+        for (quantise, scales) in self.quantise.iter().zip(&mut self.scales) {
+            quantise
+                .run(stream, x.into(), (&mut self.codes).into(), scales.into())
+                .map_err(Error::device(QUANTISE))?;
+        }
+        Ok(())
+    }
 }
 
 /// Loads a rank, runs the layer once on it, and collects the results. All ranks call it together.
@@ -138,10 +174,7 @@ impl<'a> Rank<'a> {
             hidden,
             experts,
             top_k,
-            groups,
-            top_groups,
-            normalise,
-            scaling,
+            routing,
             ..
         } = *job.config;
         let tokens = job.tokens.len();
@@ -154,20 +187,16 @@ impl<'a> Rank<'a> {
             hidden,
             experts,
             top_k,
-            groups,
-            top_groups,
-            scores: Scores::Sigmoid,
-            group_worth: GroupWorth::BestTwo,
-            normalise,
-            scaling,
+            groups: routing.groups,
+            top_groups: routing.top_groups,
+            scores: routing.scores,
+            group_worth: routing.group_worth,
+            normalise: routing.normalise,
+            scaling: routing.scaling,
         };
-        let layouts = [ScaleLayout::RowMajor, ScaleLayout::MMajor];
-        let [dispatched, shared] = layouts.map(|layout| quantise(&stream, job, layout));
-        let quantise = [dispatched?, shared?];
-        let scales = [
-            scales_of(&stream, &quantise[0])?,
-            scales_of(&stream, &quantise[1])?,
-        ];
+        let quantised = (job.config.weights == WeightFormat::Fp8)
+            .then(|| QuantisedTokens::new(&stream, job))
+            .transpose()?;
         let desc = &plan.desc;
         let first = desc.first_expert(bootstrap.rank()) as usize;
         let own = first..first + desc.local_experts(bootstrap.rank()) as usize;
@@ -176,14 +205,15 @@ impl<'a> Rank<'a> {
             experts: routed(&stream, &job.weights.experts[own], &plan)?,
             shared: shared_expert(&stream, job)?,
             all_to_all: buffers.map_err(Error::device("set-up of the all-to-all"))?,
-            quantise,
-            router: Buffer::from_slice(&stream, &job.weights.router).map_err(memory())?,
-            bias: Buffer::from_slice(&stream, &job.weights.bias).map_err(memory())?,
+            quantised,
+            router: router(&stream, &job.weights.router)?,
+            bias: match &job.weights.bias {
+                Some(bias) => Some(Buffer::from_slice(&stream, bias).map_err(memory())?),
+                None => None,
+            },
             x: Buffer::from_slice(&stream, job.input).map_err(memory())?,
             topk_indices: Buffer::alloc(&context, tokens * top_k).map_err(memory())?,
             topk_weights: Buffer::alloc(&context, tokens * top_k).map_err(memory())?,
-            codes: Buffer::alloc(&context, tokens * hidden).map_err(memory())?,
-            scales,
             output: Buffer::alloc(&context, tokens * hidden).map_err(memory())?,
             stream,
             job,
@@ -195,14 +225,19 @@ impl<'a> Rank<'a> {
         timer.mark(&self.stream, "start")?;
         self.route()?;
         timer.mark(&self.stream, ROUTE)?;
-        self.quantise()?;
-        timer.mark(&self.stream, QUANTISE)?;
+        if let Some(quantised) = &mut self.quantised {
+            quantised.run(&self.stream, &self.x)?;
+            timer.mark(&self.stream, QUANTISE)?;
+        }
         let input = DispatchInput {
             first: 0,
             tokens: size(self.job.tokens.len())?,
-            rows: DispatchRows::Fp8 {
-                codes: &self.codes,
-                scales: &self.scales[0],
+            rows: match &self.quantised {
+                Some(QuantisedTokens { codes, scales, .. }) => DispatchRows::Fp8 {
+                    codes,
+                    scales: &scales[0],
+                },
+                None => DispatchRows::Bf16(&self.x),
             },
             topk_idx: &self.topk_indices,
         };
@@ -214,8 +249,8 @@ impl<'a> Rank<'a> {
         let received = handle.received();
         let none = Buffer::alloc(self.stream.context(), 0).map_err(memory())?;
         if let Some(experts) = &mut self.experts {
-            let x = (codes_of(received)?, &received.scales);
-            experts.run(&self.stream, x, Some(&received.counts), (timer, EXPERTS))?;
+            let (x, counts) = (received_rows(received), Some(&received.counts));
+            experts.run(&self.stream, x, counts, (timer, EXPERTS))?;
         }
         let y = self.experts.as_ref().map_or(&none, Mlp::output);
         let weights = CombineInput {
@@ -228,7 +263,7 @@ impl<'a> Rank<'a> {
             .map_err(Error::device(COMBINE))?;
         timer.mark(&self.stream, COMBINE)?;
         if let Some(shared) = &mut self.shared {
-            let x = (&self.codes, &self.scales[1]);
+            let x = tokens(self.quantised.as_ref(), &self.x);
             shared.run(&self.stream, x, None, (timer, SHARED))?;
             let elements = self.job.tokens.len() * self.job.config.hidden;
             add_shared(&self.stream, &mut self.output, shared.output(), elements)
@@ -241,8 +276,11 @@ impl<'a> Rank<'a> {
     fn route(&mut self) -> Result<()> {
         let operands = RouteOperands {
             hidden_states: &self.x,
-            router: RouterWeight::Bf16(&self.router),
-            bias: Some(&self.bias),
+            router: match &self.router {
+                RouterBuffer::Bf16(weight) => RouterWeight::Bf16(weight),
+                RouterBuffer::F32(weight) => RouterWeight::F32(weight),
+            },
+            bias: self.bias.as_ref(),
             valid: None,
             topk_indices: &mut self.topk_indices,
             topk_weights: &mut self.topk_weights,
@@ -250,21 +288,6 @@ impl<'a> Rank<'a> {
         self.route
             .run(&self.stream, operands)
             .map_err(Error::device(ROUTE))
-    }
-
-    /// The same codes come with scales in both layouts.
-    fn quantise(&mut self) -> Result<()> {
-        for (quantise, scales) in self.quantise.iter().zip(&mut self.scales) {
-            quantise
-                .run(
-                    &self.stream,
-                    (&self.x).into(),
-                    (&mut self.codes).into(),
-                    scales.into(),
-                )
-                .map_err(Error::device(QUANTISE))?;
-        }
-        Ok(())
     }
 
     fn download<T: bytemuck::Pod>(&self, buffer: &Buffer<T>) -> Result<Vec<T>> {
@@ -284,7 +307,10 @@ impl<'a> Rank<'a> {
             ..
         } = *self.job.config;
         let (hidden, experts, top_k) = (hidden as u64, experts as u64, top_k as u64);
-        let row = hidden + hidden / BLOCK as u64 * 4;
+        let row = match self.job.config.weights {
+            WeightFormat::Fp8 => hidden + hidden / BLOCK as u64 * 4,
+            WeightFormat::Bf16 => hidden * 2,
+        };
         let expert_bytes = self.experts.as_ref().map_or([0; 3], |mlp| mlp.bytes(rows));
         let shared_bytes = self.shared.as_ref().map_or([0; 3], |mlp| mlp.bytes(tokens));
         let bytes = |name: &str| match PHASES.iter().position(|&phase| phase == name) {
@@ -308,21 +334,23 @@ impl<'a> Rank<'a> {
 
     fn capture(&self, received: &ReceivedCopy) -> Result<RankCapture> {
         let Job { tokens, config, .. } = self.job;
-        let codes = self.download(&self.codes)?;
-        let x = Quantised {
+        let values = match &self.quantised {
+            None => ActivationValues::Bf16(self.download(&self.x)?),
+            Some(QuantisedTokens { codes, scales, .. }) => ActivationValues::Fp8 {
+                codes: self.download(codes)?,
+                scales: Scales::RowMajor(self.download(&scales[0])?),
+            },
+        };
+        let x = Activations {
             rows: tokens.len(),
             columns: config.hidden,
-            codes,
-            scales: Scales::RowMajor(self.download(&self.scales[0])?),
+            values,
         };
         let shared = match &self.shared {
-            Some(mlp) => mlp
-                .capture(
-                    &self.stream,
-                    (&self.codes, &self.scales[1]),
-                    &[tokens.len()],
-                )?
-                .pop(),
+            Some(mlp) => {
+                let x = self::tokens(self.quantised.as_ref(), &self.x);
+                mlp.capture(&self.stream, x, &[tokens.len()])?.pop()
+            }
             None => None,
         };
         Ok(RankCapture {
@@ -348,7 +376,7 @@ impl<'a> Rank<'a> {
         let plan = self.all_to_all.plan();
         let first = plan.desc.first_expert(self.all_to_all.rank()) as usize;
         let slot = plan.max_rows as usize;
-        let captured = mlp.capture(&self.stream, (&rows.codes, &rows.scales), &counts)?;
+        let captured = mlp.capture(&self.stream, rows.values.input(), &counts)?;
         let experts = captured.into_iter().zip(counts).enumerate();
         Ok(experts
             .map(|(local, (mlp, count))| ExpertCapture {
@@ -372,8 +400,7 @@ struct ReceivedCopy {
 
 #[derive(Debug)]
 struct ReceivedRowsCopy {
-    codes: Buffer<u8>,
-    scales: Buffer<f32>,
+    values: Activated,
     source: Buffer<EpSource>,
 }
 
@@ -382,8 +409,13 @@ impl ReceivedCopy {
     fn new(stream: &Stream, received: &Received, job: &Job<'_>) -> Result<Self> {
         let rows = || -> Result<_> {
             Ok(ReceivedRowsCopy {
-                codes: copy(stream, codes_of(received)?)?,
-                scales: copy(stream, &received.scales)?,
+                values: match received_rows(received) {
+                    Input::Fp8 { codes, scales } => Activated::Fp8 {
+                        codes: copy(stream, codes)?,
+                        scales: copy(stream, scales)?,
+                    },
+                    Input::Bf16(values) => Activated::Bf16(copy(stream, values)?),
+                },
                 source: copy(stream, &received.source)?,
             })
         };
@@ -409,11 +441,36 @@ fn source(source: &EpSource) -> Source {
     }
 }
 
-fn codes_of(received: &Received) -> Result<&Buffer<u8>> {
+fn received_rows(received: &Received) -> Input<'_> {
     match &received.rows {
-        ReceivedRows::Fp8(codes) => Ok(codes),
-        ReceivedRows::Bf16(_) => Err(Error::device(DISPATCH)("BF16 rows, expected FP8")),
+        ReceivedRows::Fp8(codes) => Input::Fp8 {
+            codes,
+            scales: &received.scales,
+        },
+        ReceivedRows::Bf16(values) => Input::Bf16(values),
     }
+}
+
+/// A rank's own tokens as the shared expert reads them.
+fn tokens<'a>(quantised: Option<&'a QuantisedTokens>, x: &'a Buffer<bf16>) -> Input<'a> {
+    match quantised {
+        Some(QuantisedTokens { codes, scales, .. }) => Input::Fp8 {
+            codes,
+            scales: &scales[1],
+        },
+        None => Input::Bf16(x),
+    }
+}
+
+fn router(stream: &Stream, values: &RouterValues) -> Result<RouterBuffer> {
+    Ok(match values {
+        RouterValues::Bf16(values) => {
+            RouterBuffer::Bf16(Buffer::from_slice(stream, values).map_err(memory())?)
+        }
+        RouterValues::F32(values) => {
+            RouterBuffer::F32(Buffer::from_slice(stream, values).map_err(memory())?)
+        }
+    })
 }
 
 fn memory<E: Into<Box<dyn std::error::Error + Send + Sync>>>() -> impl FnOnce(E) -> Error {
@@ -427,7 +484,10 @@ fn all_to_all(job: &Job<'_>, ranks: u32) -> Result<LatencyPlan> {
         topk: size(job.config.top_k)?,
         hidden: size(job.config.hidden)?,
         max_tokens: size(job.max_tokens.max(1))?,
-        payload: Payload::Fp8,
+        payload: match job.config.weights {
+            WeightFormat::Fp8 => Payload::Fp8,
+            WeightFormat::Bf16 => Payload::Bf16,
+        },
         combine: Payload::Bf16,
         max_rows: None,
         ctas: None,

@@ -2,11 +2,15 @@
 //! it left is found, in the stage it belongs to.
 
 use hadal_moe::capture::{
-    ExpertCapture, LayerCapture, MlpCapture, Quantised, RankCapture, Scales, Source,
+    ActivationValues, Activations, ExpertCapture, LayerCapture, MlpCapture, RankCapture, Scales,
+    Source,
 };
 use hadal_moe::check::{Forward, Report};
-use hadal_moe::checkpoint::{Checkpoint, ExpertWeights, LayerWeights, read_hidden_states};
-use hadal_moe::config::Config;
+use hadal_moe::checkpoint::{
+    Checkpoint, ExpertWeights, LayerWeights, Projection, WeightValues, read_hidden_states,
+};
+use hadal_moe::config::{Config, WeightFormat};
+use hadal_moe::family::{Family, Routing};
 use hadal_moe::{forward, oracle, seeded};
 use hadal_reference::fp8::e4m3_from_f64;
 use hadal_reference::gemm::{Operand, Output, gemm_bounded};
@@ -16,15 +20,18 @@ use hadal_reference::{combine, quantise};
 use half::bf16;
 
 const CONFIG: Config = Config {
+    family: Family::DeepseekV3,
     hidden: 256,
     intermediate: 128,
     experts: 4,
     shared: 1,
     top_k: 2,
-    groups: 2,
-    top_groups: 1,
-    normalise: true,
-    scaling: 2.5,
+    routing: Routing {
+        groups: 2,
+        top_groups: 1,
+        ..Family::DeepseekV3.routing()
+    },
+    weights: WeightFormat::Fp8,
 };
 const TOKENS: usize = 5;
 const RANKS: usize = 2;
@@ -52,39 +59,59 @@ impl Pass {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "results in device types")]
-fn quantised(rows: &[Vec<f64>], columns: usize) -> Quantised {
-    let mut result = Quantised {
-        rows: rows.len(),
-        columns,
-        ..Quantised::default()
-    };
-    let mut scales = Vec::new();
+fn quantised(rows: &[Vec<f64>], columns: usize) -> Activations {
+    let (mut codes, mut scales) = (Vec::new(), Vec::new());
     for block in rows.iter().flat_map(|row| row.chunks(quantise::BLOCK)) {
         let scale = quantise::scale(block);
         scales.push(scale as f32);
-        result
-            .codes
-            .extend(block.iter().map(|v| e4m3_from_f64(v / scale)));
+        codes.extend(block.iter().map(|v| e4m3_from_f64(v / scale)));
     }
-    result.scales = Scales::RowMajor(scales);
-    result
+    let scales = Scales::RowMajor(scales);
+    Activations {
+        rows: rows.len(),
+        columns,
+        values: ActivationValues::Fp8 { codes, scales },
+    }
 }
 
-fn product(a: &Quantised, b: &hadal_moe::checkpoint::Projection) -> Vec<bf16> {
-    let Scales::RowMajor(scales) = &a.scales else {
-        panic!("row-major here")
+fn product(a: &Activations, b: &Projection) -> Vec<bf16> {
+    let (
+        ActivationValues::Fp8 {
+            codes,
+            scales: Scales::RowMajor(scales),
+        },
+        WeightValues::Fp8 {
+            codes: b_codes,
+            scales: b_scales,
+        },
+    ) = (&a.values, &b.values)
+    else {
+        panic!("FP8 and row-major here")
     };
-    let a = Operand::e4m3(&a.codes, scales, a.rows, 1);
-    let operand = Operand::e4m3(&b.codes, &b.scales, b.rows, 128);
+    let a = Operand::e4m3(codes, scales, a.rows, 1);
+    let operand = Operand::e4m3(b_codes, b_scales, b.rows, 128);
     let exact = gemm_bounded(&a, &operand, b.columns, Output::Bf16);
     exact.iter().map(|e| bf16::from_f64(e.value)).collect()
 }
 
-fn mlp(x: Quantised, weights: &ExpertWeights) -> MlpCapture {
+/// A code of a matrix.
+fn code(activations: &mut Activations, index: usize) -> &mut u8 {
+    match &mut activations.values {
+        ActivationValues::Fp8 { codes, .. } => &mut codes[index],
+        ActivationValues::Bf16(_) => panic!("FP8 here"),
+    }
+}
+
+fn mlp(x: Activations, weights: &ExpertWeights) -> MlpCapture {
     let gate_up = product(&x, &weights.gate_up);
     let rows: Vec<Vec<f64>> = gate_up
         .chunks(weights.gate_up.rows)
-        .map(|row| swiglu_row(&row.iter().map(|v| v.to_f64()).collect::<Vec<_>>()))
+        .map(|row| {
+            swiglu_row(
+                &row.iter().map(|v| v.to_f64()).collect::<Vec<_>>(),
+                f64::INFINITY,
+            )
+        })
         .collect();
     let activated = quantised(&rows, weights.down.columns);
     let down = product(&activated, &weights.down);
@@ -110,8 +137,8 @@ fn pass() -> Pass {
         .chunks(CONFIG.hidden)
         .map(|row| row.iter().map(|v| v.to_f64()).collect())
         .collect();
-    let router_weight: Vec<f32> = weights.router.iter().map(|v| v.to_f32()).collect();
-    let bias: Vec<f64> = weights.bias.iter().map(|&b| b.into()).collect();
+    let router_weight = weights.router.to_f32();
+    let bias = oracle::bias(&CONFIG, &weights);
     let mut ranks = Vec::new();
     for tokens in forward::split(TOKENS, RANKS) {
         let mut rank = RankCapture {
@@ -217,20 +244,20 @@ fn an_emulated_pass_agrees_and_every_corruption_is_found_in_its_stage() {
     let corruptions: [Corruption; 12] = [
         ("route", |p| p.capture.ranks[0].topk_indices.swap(0, 2)),
         ("route", |p| p.capture.ranks[1].topk_weights[0] *= 1.0001),
-        ("quantise", |p| p.capture.ranks[0].x.codes[300] ^= 1),
+        ("quantise", |p| *code(&mut p.capture.ranks[0].x, 300) ^= 1),
         ("quantise", |p| {
-            p.capture.ranks[1].shared.as_mut().unwrap().x.codes[9] ^= 0x80
+            *code(&mut p.capture.ranks[1].shared.as_mut().unwrap().x, 9) ^= 0x80
         }),
         ("dispatch", |p| busiest(p).sources[0].token += 1),
         ("dispatch", |p| {
             busiest(p).sources.pop();
         }),
-        ("dispatch", |p| busiest(p).mlp.x.codes[7] ^= 1),
+        ("dispatch", |p| *code(&mut busiest(p).mlp.x, 7) ^= 1),
         ("expert gate+up GEMM", |p| {
             nudge(&mut busiest(p).mlp.gate_up[100])
         }),
-        ("expert SwiGLU and quantise", |p| {
-            busiest(p).mlp.activated.codes[50] ^= 2
+        ("expert SwiGLU", |p| {
+            *code(&mut busiest(p).mlp.activated, 50) ^= 2
         }),
         ("expert down GEMM", |p| busiest(p).mlp.down[255] = bf16::NAN),
         ("shared down GEMM", |p| {

@@ -1,6 +1,7 @@
 //! The command line: what a user sees for good and bad input.
 
-use hadal_moe::config::Config;
+use hadal_moe::config::{Config, WeightFormat};
+use hadal_moe::family::{Family, Routing};
 use hadal_moe::seeded;
 use hadal_moe::tensors::{self, TensorFile};
 use safetensors::tensor::{Dtype, TensorView};
@@ -16,15 +17,18 @@ impl Fixture {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let config = Config {
+            family: Family::DeepseekV3,
             hidden: HIDDEN,
             intermediate: 128,
             experts: 4,
             shared: 1,
             top_k: 2,
-            groups: 2,
-            top_groups: 1,
-            normalise: true,
-            scaling: 1.0,
+            routing: Routing {
+                groups: 2,
+                top_groups: 1,
+                ..Family::DeepseekV3.routing()
+            },
+            weights: WeightFormat::Fp8,
         };
         seeded::write(folder.path(), &config, 5, 3).expect("written");
         Self(folder)
@@ -177,14 +181,21 @@ fn unsupported_configurations_are_named() {
         ("hidden_size", serde_json::json!(320)),
         ("moe_intermediate_size", serde_json::json!(192)),
         ("scoring_func", serde_json::json!("softmax")),
-        ("quantization_config", serde_json::json!(null)),
+        (
+            "quantization_config",
+            serde_json::json!({"quant_method": "awq"}),
+        ),
         ("num_experts_per_tok", serde_json::json!(3)),
     ] {
         let fixture = Fixture::new();
         fixture.edit_config(key, value);
         fixture.refused(&mut fixture.forward("1"), &["config.json", key]);
     }
-    // A supported configuration that is not the checkpoint's: the tensor's shape says so.
+    // A supported configuration that is not the checkpoint's: the tensor's type or shape says so.
+    let fixture = Fixture::new();
+    fixture.edit_config("quantization_config", serde_json::json!(null));
+    let needles = ["gate_proj.weight", "is F8_E4M3, expected [BF16, F16, F32]"];
+    fixture.refused(&mut fixture.forward("1"), &needles);
     let fixture = Fixture::new();
     fixture.edit_config("hidden_size", serde_json::json!(384));
     fixture.refused(&mut fixture.forward("1"), &["[any, 384]"]);

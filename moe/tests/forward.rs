@@ -1,7 +1,8 @@
 //! The layer end to end, every stage checked, for any number of tokens and ranks.
 
-use hadal_moe::config::Config;
+use hadal_moe::config::{Config, WeightFormat};
 use hadal_moe::demo::{self, TRAINED_TOLERANCE};
+use hadal_moe::family::{Family, Routing};
 use hadal_moe::forward::{self, Request};
 use hadal_moe::report::Run;
 use hadal_moe::seeded;
@@ -54,32 +55,89 @@ fn odd_shapes_and_token_counts_run() {
         (6, 1, 129, 5),
     ] {
         let config = Config {
+            family: Family::DeepseekV3,
             hidden: 384,
             intermediate: 256,
             experts,
             shared,
             top_k: experts.min(2),
-            groups: 1,
-            top_groups: 1,
-            normalise: experts != 3,
-            scaling: 1.5,
+            routing: Routing {
+                groups: 1,
+                top_groups: 1,
+                normalise: experts != 3,
+                scaling: 1.5,
+                ..Family::DeepseekV3.routing()
+            },
+            weights: WeightFormat::Fp8,
         };
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        seeded::write(folder.path(), &config, tokens, 11).expect("written");
-        let run = forward::run(&Request {
-            name: format!("{experts} experts, {tokens} tokens, {ranks} ranks"),
-            checkpoint: folder.path().to_path_buf(),
-            input: folder.path().join("input.safetensors"),
-            output: folder.path().join("output.safetensors"),
-            ranks,
-            layer: None,
-            check: true,
-            expected: None,
-        })
-        .expect("runs");
-        let report = run.check.as_ref().expect("checked");
-        assert_eq!(report.mismatch(), None, "{}", run.name);
-        let agreement = run.agreement.expect("compared");
-        assert!(agreement.relative_l2 < 0.08, "{}: {agreement:?}", run.name);
+        run_seeded(&config, tokens, ranks, 0.08);
     }
+}
+
+/// Runs a seeded layer, every stage checked, within a relative L2 of full precision.
+fn run_seeded(config: &Config, tokens: usize, ranks: usize, tolerance: f64) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    seeded::write(folder.path(), config, tokens, 11).expect("written");
+    let run = forward::run(&Request {
+        name: format!("{config:?}, {tokens} tokens, {ranks} ranks"),
+        checkpoint: folder.path().to_path_buf(),
+        input: folder.path().join("input.safetensors"),
+        output: folder.path().join("output.safetensors"),
+        ranks,
+        layer: None,
+        check: true,
+        expected: None,
+    })
+    .expect("runs");
+    let report = run.check.as_ref().expect("checked");
+    assert_eq!(report.mismatch(), None, "{}", run.name);
+    let agreement = run.agreement.expect("compared");
+    assert!(
+        agreement.relative_l2 < tolerance,
+        "{}: {agreement:?}",
+        run.name
+    );
+}
+
+/// Each family's rule and tensor names, in the format it is published in and in FP8 where that exists.
+#[test]
+fn every_family_runs_in_bf16_and_fp8() {
+    for family in Family::ALL {
+        let grouped = usize::from(family.shared() > 0);
+        let mut config = Config {
+            family,
+            hidden: 256,
+            intermediate: 128,
+            experts: 8,
+            shared: grouped,
+            top_k: 3,
+            routing: Routing {
+                groups: 1 + grouped,
+                top_groups: 1,
+                ..family.routing()
+            },
+            weights: WeightFormat::Bf16,
+        };
+        run_seeded(&config, 21, 2, 0.01);
+        if family != Family::GraniteMoe {
+            config.weights = WeightFormat::Fp8;
+            run_seeded(&config, 21, 2, 0.08);
+        }
+    }
+}
+
+/// BF16 experts may have widths that FP8 blocks cannot.
+#[test]
+fn bf16_widths_are_multiples_of_16() {
+    let config = Config {
+        family: Family::Qwen3Moe,
+        hidden: 208,
+        intermediate: 144,
+        experts: 5,
+        shared: 0,
+        top_k: 2,
+        routing: Family::Qwen3Moe.routing(),
+        weights: WeightFormat::Bf16,
+    };
+    run_seeded(&config, 33, 3, 0.01);
 }

@@ -91,7 +91,7 @@ impl Expert {
         let hidden: Vec<f32> = gate
             .iter()
             .zip(&up)
-            .map(|(&g, &u)| swiglu(g.into(), u.into()) as f32)
+            .map(|(&g, &u)| swiglu(g.into(), u.into(), f64::INFINITY) as f32)
             .collect();
         self.down.apply(&hidden)
     }

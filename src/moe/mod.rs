@@ -1,5 +1,5 @@
-//! The kernels around the expert GEMMs of a mixture-of-experts layer: routing, SwiGLU with
-//! quantisation, and the addition of the shared expert. Each is description → plan (checked, pure) →
+//! The kernels around the expert GEMMs of a mixture-of-experts layer: routing, SwiGLU (with
+//! quantisation or without), and the addition of the shared expert. Each is description → plan (checked, pure) →
 //! run on a stream.
 
 mod add_shared;
@@ -8,7 +8,7 @@ mod swiglu;
 
 pub use add_shared::add_shared;
 pub use route::{GroupWorth, RouteDesc, RouteOperands, RoutePlan, RouterWeight, Scores};
-pub use swiglu::{SwigluDesc, SwigluOperands, SwigluPlan};
+pub use swiglu::{SwigluDesc, SwigluFormat, SwigluOperands, SwigluOutput, SwigluPlan};
 
 use crate::device::{Buffer, DeviceError, Stream};
 use bytemuck::Pod;
@@ -40,6 +40,26 @@ pub enum MoeError {
         found: usize,
         /// Elements needed.
         expected: usize,
+    },
+    /// A bound that is not a positive number.
+    #[error("{operation}: limit = {found}, expected a positive number")]
+    Limit {
+        /// Operation.
+        operation: &'static str,
+        /// The bound.
+        found: f32,
+    },
+    /// An operand is stored in another format than the plan's.
+    #[error("{operation}: {what} is {found}, expected {expected}")]
+    Format {
+        /// Operation.
+        operation: &'static str,
+        /// Operand.
+        what: &'static str,
+        /// Its format.
+        found: &'static str,
+        /// The plan's.
+        expected: &'static str,
     },
     /// The device failed.
     #[error(transparent)]

@@ -817,44 +817,50 @@ const _: () = {
     ["Offset of field: RouteParams::scaling"]
         [::core::mem::offset_of!(RouteParams, scaling) - 84usize];
 };
-#[doc = " csrc/moe/swiglu_quantise.cuh"]
+#[doc = " csrc/moe/swiglu.cuh"]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
-pub struct SwigluQuantiseParams {
-    #[doc = " BF16 \\[groups, rows, 2 * intermediate\\]: gate, then up"]
+pub struct SwigluParams {
+    #[doc = " BF16 \\[groups, rows, 2 * intermediate\\]: gate, then up; 16-byte aligned"]
     pub gate_up: u64,
     #[doc = " I32 \\[groups\\]: rows in use; 0: all of them"]
     pub counts: u64,
-    #[doc = " out: E4M3 \\[groups, rows, intermediate\\]"]
-    pub codes: u64,
-    #[doc = " out: F32 \\[groups, intermediate / 128, scale_stride\\]"]
+    #[doc = " out: E4M3 or BF16 by instance, \\[groups, rows, intermediate\\], 16-byte aligned"]
+    pub output: u64,
+    #[doc = " out, E4M3 only: F32 \\[groups, intermediate / 128, scale_stride\\]"]
     pub scales: u64,
     pub groups: u32,
     pub rows: u32,
-    #[doc = " a multiple of 128"]
+    #[doc = " E4M3: a multiple of 128; BF16: of 4"]
     pub intermediate: u32,
     #[doc = " at least rows"]
     pub scale_stride: u32,
+    #[doc = " gate is at most this, up within plus and minus this; infinity: neither"]
+    pub limit: f32,
+    #[doc = " HADAL_QUANT_POWER_OF_TWO or 0"]
+    pub rule: u32,
 }
 const _: () = {
-    ["Size of SwigluQuantiseParams"][::core::mem::size_of::<SwigluQuantiseParams>() - 48usize];
-    ["Alignment of SwigluQuantiseParams"][::core::mem::align_of::<SwigluQuantiseParams>() - 8usize];
-    ["Offset of field: SwigluQuantiseParams::gate_up"]
-        [::core::mem::offset_of!(SwigluQuantiseParams, gate_up) - 0usize];
-    ["Offset of field: SwigluQuantiseParams::counts"]
-        [::core::mem::offset_of!(SwigluQuantiseParams, counts) - 8usize];
-    ["Offset of field: SwigluQuantiseParams::codes"]
-        [::core::mem::offset_of!(SwigluQuantiseParams, codes) - 16usize];
-    ["Offset of field: SwigluQuantiseParams::scales"]
-        [::core::mem::offset_of!(SwigluQuantiseParams, scales) - 24usize];
-    ["Offset of field: SwigluQuantiseParams::groups"]
-        [::core::mem::offset_of!(SwigluQuantiseParams, groups) - 32usize];
-    ["Offset of field: SwigluQuantiseParams::rows"]
-        [::core::mem::offset_of!(SwigluQuantiseParams, rows) - 36usize];
-    ["Offset of field: SwigluQuantiseParams::intermediate"]
-        [::core::mem::offset_of!(SwigluQuantiseParams, intermediate) - 40usize];
-    ["Offset of field: SwigluQuantiseParams::scale_stride"]
-        [::core::mem::offset_of!(SwigluQuantiseParams, scale_stride) - 44usize];
+    ["Size of SwigluParams"][::core::mem::size_of::<SwigluParams>() - 56usize];
+    ["Alignment of SwigluParams"][::core::mem::align_of::<SwigluParams>() - 8usize];
+    ["Offset of field: SwigluParams::gate_up"]
+        [::core::mem::offset_of!(SwigluParams, gate_up) - 0usize];
+    ["Offset of field: SwigluParams::counts"]
+        [::core::mem::offset_of!(SwigluParams, counts) - 8usize];
+    ["Offset of field: SwigluParams::output"]
+        [::core::mem::offset_of!(SwigluParams, output) - 16usize];
+    ["Offset of field: SwigluParams::scales"]
+        [::core::mem::offset_of!(SwigluParams, scales) - 24usize];
+    ["Offset of field: SwigluParams::groups"]
+        [::core::mem::offset_of!(SwigluParams, groups) - 32usize];
+    ["Offset of field: SwigluParams::rows"][::core::mem::offset_of!(SwigluParams, rows) - 36usize];
+    ["Offset of field: SwigluParams::intermediate"]
+        [::core::mem::offset_of!(SwigluParams, intermediate) - 40usize];
+    ["Offset of field: SwigluParams::scale_stride"]
+        [::core::mem::offset_of!(SwigluParams, scale_stride) - 44usize];
+    ["Offset of field: SwigluParams::limit"]
+        [::core::mem::offset_of!(SwigluParams, limit) - 48usize];
+    ["Offset of field: SwigluParams::rule"][::core::mem::offset_of!(SwigluParams, rule) - 52usize];
 };
 #[doc = " csrc/moe/add_shared.cuh"]
 #[repr(C)]
@@ -1923,14 +1929,14 @@ impl super::KernelParams for RouteParams {
     const NAME: &'static str = "hadal_route_params";
 }
 
-impl Default for SwigluQuantiseParams {
+impl Default for SwigluParams {
     fn default() -> Self {
         bytemuck::Zeroable::zeroed()
     }
 }
 
-impl super::KernelParams for SwigluQuantiseParams {
-    const NAME: &'static str = "hadal_swiglu_quantise_params";
+impl super::KernelParams for SwigluParams {
+    const NAME: &'static str = "hadal_swiglu_params";
 }
 
 impl Default for TensorMap {
