@@ -58,6 +58,12 @@ impl Keys<'_> {
             .filter(|value| !value.is_null())
     }
 
+    /// The first of these keys that is there; the first of all where none is.
+    fn first_of(&self, keys: &'static [&'static str]) -> &'static str {
+        let present = keys.iter().find(|key| self.get(key).is_some());
+        present.or(keys.first()).copied().unwrap_or_default()
+    }
+
     fn refuse<T>(&self, key: &'static str, expected: impl Into<String>) -> Result<T> {
         let found = self
             .get(key)
@@ -138,7 +144,7 @@ impl Config {
             family,
             hidden: keys.size("hidden_size", None)?,
             intermediate: keys.size(family.intermediate_key(), None)?,
-            experts: keys.size(family.experts_key(), None)?,
+            experts: keys.size(keys.first_of(family.experts_keys()), None)?,
             shared,
             top_k: keys.size("num_experts_per_tok", None)?,
             routing: routing(&keys, family)?,
@@ -177,7 +183,7 @@ impl Config {
             }
         }
         if !(1..=256).contains(&experts) {
-            return keys.refuse(family.experts_key(), "1 to 256");
+            return keys.refuse(keys.first_of(family.experts_keys()), "1 to 256");
         }
         if self.shared > 16 {
             return keys.refuse("n_shared_experts", "0 to 16");
@@ -405,6 +411,8 @@ mod tests {
             keys.remove(key);
         }
         keys.insert("n_shared_experts".into(), Value::Null);
+        let experts = keys.remove("n_routed_experts").expect("present");
+        keys.insert("num_local_experts".into(), experts);
         let config = read(&json).expect("supported");
         let Routing {
             groups,
@@ -414,7 +422,7 @@ mod tests {
             ..
         } = config.routing;
         assert_eq!((groups, top_groups, normalise, scaling), (8, 4, true, 2.5));
-        assert_eq!(config.shared, 0);
+        assert_eq!((config.shared, config.experts), (0, 32));
     }
 
     #[test]

@@ -124,12 +124,14 @@ impl Family {
         }
     }
 
-    /// Key of the number of routed experts.
-    pub(crate) const fn experts_key(self) -> &'static str {
+    /// Keys of the number of routed experts, the published one first; newer transformers write the last.
+    pub(crate) const fn experts_keys(self) -> &'static [&'static str] {
         match self {
-            Self::DeepseekV3 | Self::DeepseekV2 | Self::Glm4Moe => "n_routed_experts",
-            Self::Qwen3Moe => "num_experts",
-            Self::Mixtral | Self::GraniteMoe => "num_local_experts",
+            Self::DeepseekV3 | Self::DeepseekV2 | Self::Glm4Moe => {
+                &["n_routed_experts", "num_local_experts"]
+            }
+            Self::Qwen3Moe => &["num_experts", "num_local_experts"],
+            Self::Mixtral | Self::GraniteMoe => &["num_local_experts"],
         }
     }
 

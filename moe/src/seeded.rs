@@ -63,7 +63,7 @@ fn describe(config: &Config) -> Map<String, Value> {
         ("model_type", json!(family.model_type())),
         ("hidden_size", json!(config.hidden)),
         (family.intermediate_key(), json!(config.intermediate)),
-        (family.experts_key(), json!(config.experts)),
+        (family.experts_keys()[0], json!(config.experts)),
         ("num_hidden_layers", json!(1)),
         ("num_experts_per_tok", json!(config.top_k)),
         ("hidden_act", json!("silu")),
