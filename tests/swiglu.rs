@@ -108,7 +108,7 @@ impl Call {
             .map(|counts| Buffer::from_slice(stream, counts).unwrap());
         let operands = SwigluOperands {
             gate_up: &gate_up,
-            counts: counts.as_ref(),
+            counts: counts.as_ref().map(Into::into),
             output,
         };
         self.desc.plan().unwrap().run(stream, operands).unwrap();

@@ -45,13 +45,14 @@ struct hadal_swiglu_params {
 
 /* csrc/moe/add_shared.cuh */
 struct hadal_add_shared_params {
-    uint64_t output; /* in and out: F32 [elements], 16-byte aligned */
-    uint64_t shared; /* BF16 [elements], 8-byte aligned */
+    uint64_t combined; /* F32 [elements], 16-byte aligned */
+    uint64_t shared;   /* BF16 [elements], 8-byte aligned */
+    uint64_t output;   /* out: F32 or BF16 by instance, [elements], 16-byte aligned; F32: may be combined */
     uint64_t elements; /* a multiple of 4 */
 };
 
 static_assert(sizeof(struct hadal_route_params) == 88, "ABI with the host");
 static_assert(sizeof(struct hadal_swiglu_params) == 56, "ABI with the host");
-static_assert(sizeof(struct hadal_add_shared_params) == 24, "ABI with the host");
+static_assert(sizeof(struct hadal_add_shared_params) == 32, "ABI with the host");
 
 #endif

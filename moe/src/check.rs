@@ -3,11 +3,11 @@
 //! Arithmetic stages (the GEMMs and the combine) are compared element by element within derived
 //! bounds; quantising stages as codes; routing as index sets; dispatch bitwise.
 
-use crate::capture::{
-    ActivationValues, Activations, LayerCapture, MlpCapture, RankCapture, Row, Source,
-};
 use crate::checkpoint::{ExpertWeights, LayerWeights, Projection, WeightValues};
 use crate::config::{BLOCK, Config, WeightFormat};
+use crate::layer::capture::{
+    ActivationValues, Activations, LayerCapture, MlpCapture, RankCapture, Row, Source,
+};
 use crate::oracle;
 use hadal_reference::combine::combine;
 use hadal_reference::compare::{Bounded, Comparison};
@@ -143,7 +143,7 @@ impl Forward<'_> {
                     match found.map(|x| x.row(row)) {
                         None => {}
                         Some(Row::Fp8(codes, scales)) => {
-                            check_row(&mut check, token, &exact, codes, &scales);
+                            check_row(&mut check, token, &exact, codes, scales);
                         }
                         Some(Row::Bf16(bits)) => {
                             copied.elements += bits.len();
@@ -165,7 +165,7 @@ impl Forward<'_> {
         let mut stage = Stage::new("dispatch");
         for rank in &self.capture.ranks {
             for local in &rank.experts {
-                let expected = self.entries(local.expert);
+                let expected = self.entries(local.expert, local.part);
                 let count = local.sources.len();
                 if count != expected.len() {
                     let (expert, want) = (local.expert, expected.len());
@@ -176,7 +176,8 @@ impl Forward<'_> {
                 }
                 for (row, (&got, &want)) in local.sources.iter().zip(&expected).enumerate() {
                     stage.elements += self.config.hidden;
-                    let sent = self.capture.ranks[want.rank].x.row(want.token);
+                    let source = &self.capture.ranks[want.rank];
+                    let sent = source.x.row(source.parts[local.part].start + want.token);
                     let arrived = local.mlp.x.row(row);
                     let same = got == want && sent == arrived;
                     stage.note((!same).then(|| {
@@ -191,12 +192,14 @@ impl Forward<'_> {
         stage
     }
 
-    /// Entries for an expert in the order of (source rank, token, k).
-    fn entries(&self, expert: usize) -> Vec<Source> {
+    /// Entries for an expert in a micro-batch, in the order of (source rank, token, k).
+    fn entries(&self, expert: usize, part: usize) -> Vec<Source> {
         let top_k = self.config.top_k;
         let mut entries = Vec::new();
         for (rank, captured) in self.capture.ranks.iter().enumerate() {
-            for (entry, &index) in captured.topk_indices.iter().enumerate() {
+            let tokens = captured.parts[part].clone();
+            let of_part = &captured.topk_indices[tokens.start * top_k..tokens.end * top_k];
+            for (entry, &index) in of_part.iter().enumerate() {
                 if usize::try_from(index) == Ok(expert) {
                     let (token, k) = (entry / top_k, entry % top_k);
                     entries.push(Source { rank, token, k });
@@ -251,16 +254,20 @@ impl Forward<'_> {
 
     /// The output row of the expert that a token chose as its `k`-th; NaN if it is nowhere.
     fn expert_row(&self, rank: usize, token: usize, k: usize) -> Vec<f64> {
-        let wanted = Source { rank, token, k };
         let hidden = self.config.hidden;
-        let index = self.capture.ranks[rank].topk_indices[token * self.config.top_k + k];
-        let mut experts = self.capture.ranks.iter().flat_map(|r| &r.experts);
-        experts
-            .find(|local| usize::try_from(index) == Ok(local.expert))
-            .and_then(|local| {
-                let row = local.sources.iter().position(|&s| s == wanted)?;
-                Some(wide(&local.mlp.down, row, hidden))
-            })
+        let captured = &self.capture.ranks[rank];
+        let index = captured.topk_indices[token * self.config.top_k + k];
+        let part = captured.parts.iter().position(|part| part.contains(&token));
+        let find = |part: usize| {
+            let token = token - captured.parts[part].start;
+            let wanted = Source { rank, token, k };
+            let mut experts = self.capture.ranks.iter().flat_map(|r| &r.experts);
+            let local = experts
+                .find(|local| local.part == part && usize::try_from(index) == Ok(local.expert))?;
+            let row = local.sources.iter().position(|&s| s == wanted)?;
+            Some(wide(&local.mlp.down, row, hidden))
+        };
+        part.and_then(find)
             .unwrap_or_else(|| vec![f64::NAN; hidden])
     }
 }
@@ -321,7 +328,7 @@ impl MlpChecks {
         for row in 0..mlp.activated.rows {
             let exact = swiglu_row(&wide(&mlp.gate_up, row, 2 * columns), f64::INFINITY);
             match mlp.activated.row(row) {
-                Row::Fp8(codes, scales) => check_row(&mut self.codes, row, &exact, codes, &scales),
+                Row::Fp8(codes, scales) => check_row(&mut self.codes, row, &exact, codes, scales),
                 Row::Bf16(_) => expected.extend(exact.into_iter().map(rounded)),
             }
         }
@@ -355,17 +362,9 @@ fn rounded(value: f64) -> Bounded {
 }
 
 fn check_gemm(a: &Activations, b: &Projection, got: &[bf16]) -> Comparison {
-    let scales: Vec<f32>;
     let left = match &a.values {
         ActivationValues::Bf16(values) => bf16_operand(values, a.rows),
-        ActivationValues::Fp8 { codes, .. } => {
-            let of_row = |row| match a.row(row) {
-                Row::Fp8(_, scales) => scales,
-                Row::Bf16(_) => Vec::new(),
-            };
-            scales = (0..a.rows).flat_map(of_row).collect();
-            Operand::e4m3(codes, &scales, a.rows, 1)
-        }
+        ActivationValues::Fp8 { codes, scales } => Operand::e4m3(codes, scales, a.rows, 1),
     };
     let right = match &b.values {
         WeightValues::Bf16(values) => bf16_operand(values, b.rows),

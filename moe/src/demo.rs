@@ -4,7 +4,7 @@
 use crate::config::{Config, WeightFormat};
 use crate::error::{Error, Result};
 use crate::family::{Family, Routing};
-use crate::forward::{self, Request};
+use crate::forward::{self, Form, Request};
 use crate::report::Run;
 use crate::seeded;
 use std::path::{Path, PathBuf};
@@ -43,16 +43,23 @@ pub fn run(scratch: &Path) -> Result<Vec<Outcome>> {
     std::fs::create_dir_all(scratch).map_err(Error::io(scratch, "create"))?;
     let mut outcomes = Vec::new();
     let mut first: Option<Vec<u8>> = None;
-    for ranks in [1, 2, 4] {
+    for (ranks, form) in [
+        (1, Form::Prefill),
+        (2, Form::Prefill),
+        (4, Form::Prefill),
+        (4, Form::Decode),
+    ] {
         let folder = trained_layer();
-        let output = scratch.join(format!("trained-{ranks}.safetensors"));
+        let output = scratch.join(format!("trained-{ranks}-{}.safetensors", form_name(form)));
         let run = forward::run(&Request {
-            name: format!("trained layer, {ranks} ranks"),
+            name: format!("trained layer, {ranks} ranks, {}", form_name(form)),
             input: folder.join("input.safetensors"),
             expected: Some(folder.join("expected.safetensors")),
             checkpoint: folder,
             output: output.clone(),
             ranks,
+            form,
+            trace: None,
             layer: None,
             check: true,
         })?;
@@ -60,7 +67,8 @@ pub fn run(scratch: &Path) -> Result<Vec<Outcome>> {
         let bytes = std::fs::read(&output).map_err(Error::io(&output, "read"))?;
         if first.get_or_insert_with(|| bytes.clone()) != &bytes {
             failures.push(format!(
-                "the output on {ranks} ranks differs from that on 1"
+                "the output on {ranks} ranks in {} differs from that on 1",
+                form_name(form)
             ));
         }
         outcomes.push(Outcome { run, failures });
@@ -73,12 +81,21 @@ pub fn run(scratch: &Path) -> Result<Vec<Outcome>> {
         checkpoint: folder,
         output: scratch.join("seeded-2.safetensors"),
         ranks: 2,
+        form: Form::Prefill,
+        trace: None,
         layer: None,
         check: true,
     })?;
     let failures = judge(&run, SEEDED_TOLERANCE);
     outcomes.push(Outcome { run, failures });
     Ok(outcomes)
+}
+
+const fn form_name(form: Form) -> &'static str {
+    match form {
+        Form::Prefill => "prefill",
+        Form::Decode => "decode",
+    }
 }
 
 /// Writes the seeded layer unless it is there.

@@ -101,3 +101,9 @@ impl Error {
         }
     }
 }
+
+impl From<hadal::device::DeviceError> for Error {
+    fn from(error: hadal::device::DeviceError) -> Self {
+        Self::device("the device")(error)
+    }
+}

@@ -1,11 +1,14 @@
 //! The forward pass of a checkpoint's layer on several ranks, from files to a file.
 
-use crate::capture::LayerCapture;
 use crate::check;
 use crate::checkpoint::{Checkpoint, LayerWeights, read_hidden_states};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::layer::capture::LayerCapture;
+use crate::layer::size;
+use crate::layer::timeline::trace;
 use crate::oracle;
+pub use crate::rank::Form;
 use crate::rank::{self, Job, RankResult};
 use crate::report::{Agreement, Phase, Run};
 use crate::tensors::{self, TensorFile};
@@ -33,12 +36,16 @@ pub struct Request {
     pub output: PathBuf,
     /// Ranks, one per device.
     pub ranks: usize,
+    /// Which form of the pass.
+    pub form: Form,
     /// Layer; `None` for the only one.
     pub layer: Option<usize>,
     /// Check every stage, and the output against full precision.
     pub check: bool,
     /// Compare the output with tensor `output` of this file.
     pub expected: Option<PathBuf>,
+    /// File to write the steps of all ranks to, as a trace for Perfetto.
+    pub trace: Option<PathBuf>,
 }
 
 /// Runs a request. The output file appears complete or not at all.
@@ -69,6 +76,9 @@ pub fn run(request: &Request) -> Result<Run> {
     let results = run_ranks(&config, &weights, &input, request)?;
     let output: Vec<f32> = results.iter().flat_map(|r| &r.output).copied().collect();
     write_output(&request.output, &output, config.hidden)?;
+    if let Some(path) = &request.trace {
+        write_trace(path, &results)?;
+    }
     let mut run = summarise(
         &request.name,
         &config,
@@ -115,8 +125,8 @@ fn run_ranks(
     let ranks = request.ranks;
     let split = split(input.len() / config.hidden, ranks);
     let most = split.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-    let sides = Bootstrap::in_process(rank::size(ranks)?).map_err(Error::device("bootstrap"))?;
-    let progress = progress_bar(ranks * rank::STEPS);
+    let sides = Bootstrap::in_process(size(ranks)?).map_err(Error::device("bootstrap"))?;
+    let progress = progress_bar(ranks * request.form.steps());
     let failures = Mutex::new(Vec::new());
     let results: Vec<Option<RankResult>> = std::thread::scope(|scope| {
         let threads: Vec<_> = sides
@@ -126,6 +136,7 @@ fn run_ranks(
                 let job = Job {
                     config,
                     weights,
+                    form: request.form,
                     input: &input[tokens.start * config.hidden..tokens.end * config.hidden],
                     tokens: tokens.clone(),
                     max_tokens: most,
@@ -154,6 +165,12 @@ fn run_ranks(
             .collect::<Option<_>>()
             .ok_or_else(|| Error::device("a rank")("its thread panicked")),
     }
+}
+
+fn write_trace(path: &Path, results: &[RankResult]) -> Result<()> {
+    let spans: Vec<_> = results.iter().map(|result| result.spans.clone()).collect();
+    let text = trace(&spans).map_err(Error::device("the trace"))?;
+    std::fs::write(path, text).map_err(Error::io(path, "write"))
 }
 
 fn note(failures: &Mutex<Vec<Error>>, error: Error) {

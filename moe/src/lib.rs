@@ -3,7 +3,6 @@
 
 #![forbid(unsafe_code)]
 
-pub mod capture;
 pub mod check;
 pub mod checkpoint;
 pub mod config;
@@ -11,10 +10,9 @@ pub mod demo;
 pub mod error;
 pub mod family;
 pub mod forward;
-mod mlp;
+pub mod layer;
 pub mod oracle;
 mod rank;
 pub mod report;
 pub mod seeded;
 pub mod tensors;
-mod timer;

@@ -5,7 +5,7 @@ use hadal_moe::config::{Config, WeightFormat};
 use hadal_moe::demo;
 use hadal_moe::error::Result;
 use hadal_moe::family::{Family, Routing};
-use hadal_moe::forward::{self, Request};
+use hadal_moe::forward::{self, Form, Request};
 use hadal_moe::seeded;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -41,6 +41,9 @@ struct ForwardArgs {
     /// Ranks, one per device; the tokens are split as evenly as they go.
     #[arg(long)]
     ranks: usize,
+    /// Form of the pass: prefill (throughput mode, two micro-batches) or decode (latency mode).
+    #[arg(long, value_enum, default_value = "prefill")]
+    form: Form,
     /// Layer number; without it, the one mixture-of-experts layer present.
     #[arg(long)]
     layer: Option<usize>,
@@ -51,6 +54,9 @@ struct ForwardArgs {
     /// result.
     #[arg(long)]
     expected: Option<PathBuf>,
+    /// Where to write a trace of all ranks' steps, for Perfetto.
+    #[arg(long)]
+    trace: Option<PathBuf>,
     /// End with one line of JSON instead of tables.
     #[arg(long)]
     json: bool,
@@ -128,6 +134,8 @@ fn run_forward(args: ForwardArgs) -> Result<bool> {
         input: args.input,
         output: args.output,
         ranks: args.ranks,
+        form: args.form,
+        trace: args.trace,
         layer: args.layer,
         check: args.check,
         expected: args.expected,

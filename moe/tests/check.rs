@@ -1,16 +1,15 @@
 //! The stage checks can fail: a pass emulated on the host agrees, and every single corruption of what
 //! it left is found, in the stage it belongs to.
 
-use hadal_moe::capture::{
-    ActivationValues, Activations, ExpertCapture, LayerCapture, MlpCapture, RankCapture, Scales,
-    Source,
-};
 use hadal_moe::check::{Forward, Report};
 use hadal_moe::checkpoint::{
     Checkpoint, ExpertWeights, LayerWeights, Projection, WeightValues, read_hidden_states,
 };
 use hadal_moe::config::{Config, WeightFormat};
 use hadal_moe::family::{Family, Routing};
+use hadal_moe::layer::capture::{
+    ActivationValues, Activations, ExpertCapture, LayerCapture, MlpCapture, RankCapture, Source,
+};
 use hadal_moe::{forward, oracle, seeded};
 use hadal_reference::fp8::e4m3_from_f64;
 use hadal_reference::gemm::{Operand, Output, gemm_bounded};
@@ -66,7 +65,6 @@ fn quantised(rows: &[Vec<f64>], columns: usize) -> Activations {
         scales.push(scale as f32);
         codes.extend(block.iter().map(|v| e4m3_from_f64(v / scale)));
     }
-    let scales = Scales::RowMajor(scales);
     Activations {
         rows: rows.len(),
         columns,
@@ -76,17 +74,14 @@ fn quantised(rows: &[Vec<f64>], columns: usize) -> Activations {
 
 fn product(a: &Activations, b: &Projection) -> Vec<bf16> {
     let (
-        ActivationValues::Fp8 {
-            codes,
-            scales: Scales::RowMajor(scales),
-        },
+        ActivationValues::Fp8 { codes, scales },
         WeightValues::Fp8 {
             codes: b_codes,
             scales: b_scales,
         },
     ) = (&a.values, &b.values)
     else {
-        panic!("FP8 and row-major here")
+        panic!("FP8 here")
     };
     let a = Operand::e4m3(codes, scales, a.rows, 1);
     let operand = Operand::e4m3(b_codes, b_scales, b.rows, 128);
@@ -146,6 +141,7 @@ fn pass() -> Pass {
             tokens: tokens.clone(),
             topk_indices: Vec::new(),
             topk_weights: Vec::new(),
+            parts: std::iter::once(0..tokens.len()).collect(),
             experts: Vec::new(),
             shared: None,
         };
@@ -197,6 +193,7 @@ fn expert_capture(
     let mlp = mlp(quantised(&received, CONFIG.hidden), weights);
     ExpertCapture {
         expert,
+        part: 0,
         sources,
         mlp,
     }

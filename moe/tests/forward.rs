@@ -3,12 +3,12 @@
 use hadal_moe::config::{Config, WeightFormat};
 use hadal_moe::demo::{self, TRAINED_TOLERANCE};
 use hadal_moe::family::{Family, Routing};
-use hadal_moe::forward::{self, Request};
+use hadal_moe::forward::{self, Form, Request};
 use hadal_moe::report::Run;
 use hadal_moe::seeded;
 use std::path::Path;
 
-fn trained(folder: &Path, ranks: usize) -> (Run, Vec<u8>) {
+fn trained(folder: &Path, ranks: usize, form: Form) -> (Run, Vec<u8>) {
     let source = demo::trained_layer();
     let output = folder.join(format!("{ranks}.safetensors"));
     let run = forward::run(&Request {
@@ -18,6 +18,8 @@ fn trained(folder: &Path, ranks: usize) -> (Run, Vec<u8>) {
         checkpoint: source,
         output: output.clone(),
         ranks,
+        form,
+        trace: None,
         layer: Some(1),
         check: true,
     })
@@ -26,20 +28,27 @@ fn trained(folder: &Path, ranks: usize) -> (Run, Vec<u8>) {
 }
 
 #[test]
-fn the_trained_layer_agrees_and_has_the_same_bits_on_any_number_of_ranks() {
+fn the_trained_layer_agrees_and_has_the_same_bits_in_both_forms_on_any_number_of_ranks() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let (run, single) = trained(folder.path(), 1);
+    let (run, single) = trained(folder.path(), 1, Form::Decode);
     assert_eq!(demo::judge(&run, TRAINED_TOLERANCE), [""; 0]);
-    for ranks in [2, 3, 4, 8] {
-        let (run, bytes) = trained(folder.path(), ranks);
+    for (ranks, form) in [
+        (1, Form::Prefill),
+        (2, Form::Decode),
+        (3, Form::Prefill),
+        (4, Form::Decode),
+        (8, Form::Prefill),
+        (8, Form::Decode),
+    ] {
+        let (run, bytes) = trained(folder.path(), ranks, form);
         assert_eq!(
             demo::judge(&run, TRAINED_TOLERANCE),
             [""; 0],
-            "{ranks} ranks"
+            "{ranks} ranks, {form:?}"
         );
         assert!(
             bytes == single,
-            "{ranks} ranks: the output differs from that on one rank"
+            "{ranks} ranks, {form:?}: the output differs from that on one rank"
         );
     }
 }
@@ -74,16 +83,29 @@ fn odd_shapes_and_token_counts_run() {
     }
 }
 
-/// Runs a seeded layer, every stage checked, within a relative L2 of full precision.
+/// Runs a seeded layer in both forms, every stage checked, within a relative L2 of full precision; both give the same
+/// bits.
 fn run_seeded(config: &Config, tokens: usize, ranks: usize, tolerance: f64) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     seeded::write(folder.path(), config, tokens, 11).expect("written");
+    let [prefill, decode] = [Form::Prefill, Form::Decode]
+        .map(|form| run_form(folder.path(), (config, tokens, ranks, tolerance), form));
+    assert!(prefill == decode, "{config:?}: the forms differ");
+}
+
+fn run_form(
+    folder: &Path,
+    (config, tokens, ranks, tolerance): (&Config, usize, usize, f64),
+    form: Form,
+) -> Vec<u8> {
     let run = forward::run(&Request {
-        name: format!("{config:?}, {tokens} tokens, {ranks} ranks"),
-        checkpoint: folder.path().to_path_buf(),
-        input: folder.path().join("input.safetensors"),
-        output: folder.path().join("output.safetensors"),
+        name: format!("{form:?}, {config:?}, {tokens} tokens, {ranks} ranks"),
+        checkpoint: folder.to_path_buf(),
+        input: folder.join("input.safetensors"),
+        output: folder.join("output.safetensors"),
         ranks,
+        form,
+        trace: None,
         layer: None,
         check: true,
         expected: None,
@@ -97,6 +119,7 @@ fn run_seeded(config: &Config, tokens: usize, ranks: usize, tolerance: f64) {
         "{}: {agreement:?}",
         run.name
     );
+    std::fs::read(folder.join("output.safetensors")).expect("written")
 }
 
 /// Each family's rule and tensor names, in the format it is published in and in FP8 where that exists.

@@ -6,11 +6,12 @@ mod add_shared;
 mod route;
 mod swiglu;
 
-pub use add_shared::add_shared;
+pub use add_shared::{Sum, add_shared};
 pub use route::{GroupWorth, RouteDesc, RouteOperands, RoutePlan, RouterWeight, Scores};
 pub use swiglu::{SwigluDesc, SwigluFormat, SwigluOperands, SwigluOutput, SwigluPlan};
 
 use crate::device::{Buffer, DeviceError, Stream};
+use crate::gemm::View;
 use bytemuck::Pod;
 use std::sync::Arc;
 
@@ -95,18 +96,28 @@ fn operand<T: Pod>(
     (what, buffer): (&'static str, &Buffer<T>),
     expected: usize,
 ) -> Result<u64, MoeError> {
-    if !Arc::ptr_eq(stream.context(), buffer.context()) {
+    view(operation, stream, (what, buffer.into()), expected)
+}
+
+/// The same of a view.
+fn view<T: Pod>(
+    operation: &'static str,
+    stream: &Stream,
+    (what, view): (&'static str, View<'_, T>),
+    expected: usize,
+) -> Result<u64, MoeError> {
+    if !Arc::ptr_eq(stream.context(), view.context()) {
         return Err(DeviceError::WrongContext { operation, what }.into());
     }
-    if buffer.len() < expected {
+    if view.len() < expected {
         return Err(MoeError::Operand {
             operation,
             what,
-            found: buffer.len(),
+            found: view.len(),
             expected,
         });
     }
-    Ok(buffer.address())
+    Ok(view.address())
 }
 
 /// A checked dimension as the kernels take it.

@@ -5,9 +5,9 @@
     reason = "launches a kernel whose contract is fulfilled here"
 )]
 
-use super::{MoeError, dimension, operand, require};
+use super::{MoeError, dimension, operand, require, view};
 use crate::device::{Buffer, LaunchConfig, Stream};
-use crate::gemm::BLOCK;
+use crate::gemm::{BLOCK, View};
 use crate::params::{HADAL_QUANT_POWER_OF_TWO, SwigluParams};
 use crate::quant::Scaling;
 use half::bf16;
@@ -60,7 +60,7 @@ pub struct SwigluOperands<'a> {
     /// `[groups, rows, 2·intermediate]`: gate, then up.
     pub gate_up: &'a Buffer<bf16>,
     /// `[groups]`: rows in use, each 0 to `rows`; without it, all are.
-    pub counts: Option<&'a Buffer<i32>>,
+    pub counts: Option<View<'a, i32>>,
     /// Where the result goes; of the plan's format.
     pub output: SwigluOutput<'a>,
 }
@@ -212,7 +212,7 @@ impl SwigluPlan {
         let params = SwigluParams {
             gate_up: operand(OPERATION, stream, ("gate_up", gate_up), inputs)?,
             counts: match counts {
-                Some(counts) => operand(OPERATION, stream, ("counts", counts), groups)?,
+                Some(counts) => view(OPERATION, stream, ("counts", counts), groups)?,
                 None => 0,
             },
             output,

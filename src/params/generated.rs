@@ -866,22 +866,26 @@ const _: () = {
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Zeroable)]
 pub struct AddSharedParams {
-    #[doc = " in and out: F32 \\[elements\\], 16-byte aligned"]
-    pub output: u64,
+    #[doc = " F32 \\[elements\\], 16-byte aligned"]
+    pub combined: u64,
     #[doc = " BF16 \\[elements\\], 8-byte aligned"]
     pub shared: u64,
+    #[doc = " out: F32 or BF16 by instance, \\[elements\\], 16-byte aligned; F32: may be combined"]
+    pub output: u64,
     #[doc = " a multiple of 4"]
     pub elements: u64,
 }
 const _: () = {
-    ["Size of AddSharedParams"][::core::mem::size_of::<AddSharedParams>() - 24usize];
+    ["Size of AddSharedParams"][::core::mem::size_of::<AddSharedParams>() - 32usize];
     ["Alignment of AddSharedParams"][::core::mem::align_of::<AddSharedParams>() - 8usize];
-    ["Offset of field: AddSharedParams::output"]
-        [::core::mem::offset_of!(AddSharedParams, output) - 0usize];
+    ["Offset of field: AddSharedParams::combined"]
+        [::core::mem::offset_of!(AddSharedParams, combined) - 0usize];
     ["Offset of field: AddSharedParams::shared"]
         [::core::mem::offset_of!(AddSharedParams, shared) - 8usize];
+    ["Offset of field: AddSharedParams::output"]
+        [::core::mem::offset_of!(AddSharedParams, output) - 16usize];
     ["Offset of field: AddSharedParams::elements"]
-        [::core::mem::offset_of!(AddSharedParams, elements) - 16usize];
+        [::core::mem::offset_of!(AddSharedParams, elements) - 24usize];
 };
 #[doc = " Written once by the device, read by the host; `kind` last, with release."]
 #[repr(C)]
