@@ -239,7 +239,7 @@ fn meetings_bring_everything() {
         for meeting in 0..20usize {
             let mine: Vec<u32> = vec![rank; meeting * 5000 * rank as usize];
             let all = side.all_gather("values", mine)?;
-            for (peer, values) in (0u32..).zip(all) {
+            for (peer, values) in all {
                 assert_eq!(values, vec![peer; meeting * 5000 * peer as usize]);
             }
         }
@@ -252,7 +252,7 @@ fn meetings_bring_everything() {
     });
     let missed = |error: &MemoryError| match error {
         MemoryError::Timeout { missing, .. } => missing.contains(&3),
-        MemoryError::Gone { rank, .. } => *rank != 3,
+        MemoryError::Gone { rank, .. } | MemoryError::GaveUp { rank, .. } => *rank != 3,
         _ => false,
     };
     for result in &results[..3] {

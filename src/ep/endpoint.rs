@@ -281,7 +281,7 @@ pub(in crate::ep) fn agree_on<D: Copy + PartialEq + Debug + Serialize + Deserial
         });
     }
     let descs = bootstrap.all_gather("all-to-all: plan", desc)?;
-    for (rank, other) in (0u32..).zip(descs) {
+    for (rank, other) in descs {
         if other != desc {
             return Err(EpError::Memory(MemoryError::Disagreement {
                 what: "plan of the all-to-all",

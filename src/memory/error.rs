@@ -81,6 +81,26 @@ pub enum MemoryError {
         /// Who left.
         rank: u32,
     },
+    /// A rank does not come, since an earlier meeting failed there, or since it calls for an agreement on who is left.
+    #[error("{operation}: rank {rank} has given up and recovers")]
+    GaveUp {
+        /// The meeting.
+        operation: &'static str,
+        /// Who gave up.
+        rank: u32,
+    },
+    /// The other ranks go on without this one.
+    #[error(
+        "{operation}: rank {rank} and others go on without this rank, at membership epoch {epoch}"
+    )]
+    Masked {
+        /// The operation.
+        operation: &'static str,
+        /// The epoch without this rank.
+        epoch: u64,
+        /// Who said so.
+        rank: u32,
+    },
     /// Two ranks are at different meetings.
     #[error("rank {rank} is at `{found}`, expected `{operation}`")]
     OutOfStep {

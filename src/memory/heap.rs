@@ -4,6 +4,10 @@
 //! the same place on all ranks. All windows have the same size. A window is handed to ranks of the same host as a file, to
 //! those of other hosts in the NVLink domain as a fabric handle. The heap starts zeroed, and creation ends with a
 //! meeting: nobody can reach a window that its rank has not zeroed yet.
+//!
+//! Windows of ranks that are no members of the bootstrap are not mapped. After the members have changed,
+//! [`SymmetricHeap::renew`] puts new memory at the same addresses: a rank that was left out and still runs writes into
+//! memory that nobody reads.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -18,6 +22,10 @@ use crate::device::{Context, Stream};
 use crate::memory::vmm;
 
 const ALLOCATE: &str = "symmetric heap: allocate";
+const MAP: &str = "symmetric heap: map";
+
+/// The members' windows, by rank.
+type Windows = Vec<(u32, Arc<Physical>)>;
 
 /// One rank's view of the heap. Dropping it unmaps all windows here; a window's memory lives until
 /// every rank has done so, in any order. Kernels that were given an address must have ended.
@@ -63,6 +71,54 @@ impl SymmetricHeap {
         context: &Arc<Context>,
         bytes: u64,
     ) -> Result<Self, MemoryError> {
+        let (rank, ranks) = (bootstrap.rank(), bootstrap.ranks());
+        let (own, windows) = Self::exchange(bootstrap, context, bytes)?;
+        let mapped = windows.and_then(|windows| {
+            let mut reservation = Self::reserve(context, ranks, own.bytes())?;
+            let stride = vmm::round_to_granularity(context, own.bytes())?;
+            Self::map(&mut reservation, context, (rank, stride), &windows)?;
+            Ok(Self {
+                multicast: Err("nobody asked for multicast".to_owned()),
+                reservation,
+                own,
+                rank,
+                ranks,
+                stride,
+            })
+        });
+        bootstrap.agree(MAP, mapped)
+    }
+
+    /// Puts new memory, zeroed, in the place of all windows: of this rank's and of the other members' of `bootstrap`, which all call it
+    /// together, or [`Self::new`] where one is new. Nothing is left at the windows of other ranks. Addresses stay. No kernel
+    /// of this rank uses the heap.
+    ///
+    /// # Errors
+    /// As [`Self::new`]. The heap is then unusable until this succeeds; where nothing is mapped, the device
+    /// reports accesses as errors.
+    pub(crate) fn renew(
+        &mut self,
+        bootstrap: &mut Bootstrap,
+        context: &Arc<Context>,
+    ) -> Result<(), MemoryError> {
+        self.multicast = Err("the members have changed".to_owned());
+        let bytes = self.own.bytes();
+        let (own, windows) = Self::exchange(bootstrap, context, bytes)?;
+        let place = (self.rank, self.stride);
+        let mapped = windows.and_then(|windows| {
+            self.reservation.unmap_all()?;
+            Self::map(&mut self.reservation, context, place, &windows)
+        });
+        self.own = own;
+        bootstrap.agree(MAP, mapped)
+    }
+
+    /// Allocates this rank's window, and imports the other members'. Fails on all ranks or on none; the import, on this one.
+    fn exchange(
+        bootstrap: &mut Bootstrap,
+        context: &Arc<Context>,
+        bytes: u64,
+    ) -> Result<(Arc<Physical>, Result<Windows, MemoryError>), MemoryError> {
         // A rank that fails still comes to the meeting, so that its peers learn why.
         let own = Physical::new(context, bytes).and_then(|own| {
             let (bytes, fabric) = (own.bytes(), own.export_fabric()?);
@@ -76,40 +132,35 @@ impl SymmetricHeap {
         let own = Arc::new(own?);
         // All ranks have the same offers, and so refuse them together.
         let reaches = accept(&offers, own.bytes())?;
-        let mapped = import(context, (bootstrap.rank(), own), &reaches)
-            .and_then(|windows| Self::map(context, bootstrap.rank(), &windows));
-        bootstrap.agree("symmetric heap: map", mapped)
+        let windows = import(context, (bootstrap.rank(), &own), &reaches);
+        Ok((own, windows))
     }
 
-    fn map(
-        context: &Arc<Context>,
-        rank: u32,
-        windows: &[Arc<Physical>],
-    ) -> Result<Self, MemoryError> {
-        let ranks = u32::try_from(windows.len()).unwrap_or(u32::MAX);
-        let own = Arc::clone(&windows[rank as usize]);
-        let stride = vmm::round_to_granularity(context, own.bytes())?;
+    fn reserve(context: &Arc<Context>, ranks: u32, bytes: u64) -> Result<Reservation, MemoryError> {
+        let stride = vmm::round_to_granularity(context, bytes)?;
         let bytes = stride.checked_mul(u64::from(ranks));
         let bytes = bytes.ok_or(MemoryError::TooLarge {
             what: "symmetric heap",
             bytes: u64::MAX,
         })?;
-        let mut reservation = Reservation::new(context, bytes)?;
-        for (peer, window) in (0u64..).zip(windows) {
-            reservation.map(peer * stride, window)?;
+        Reservation::new(context, bytes)
+    }
+
+    /// Maps `windows`, and zeroes this rank's.
+    fn map(
+        reservation: &mut Reservation,
+        context: &Arc<Context>,
+        (rank, stride): (u32, u64),
+        windows: &Windows,
+    ) -> Result<(), MemoryError> {
+        for (peer, window) in windows {
+            reservation.map(u64::from(*peer) * stride, window)?;
         }
         let address = reservation.address() + u64::from(rank) * stride;
         let stream = Stream::new(context)?;
         reservation.zero(&stream, address)?;
         stream.synchronize()?;
-        Ok(Self {
-            multicast: Err("nobody asked for multicast".to_owned()),
-            reservation,
-            own,
-            rank,
-            ranks,
-            stride,
-        })
+        Ok(())
     }
 
     /// Maps all windows at one more address, for the `multimem` instructions, where devices and switch support it and all ranks are on one host;
@@ -170,9 +221,10 @@ impl SymmetricHeap {
 }
 
 /// How everyone is reached, if all have a window of `bytes`.
-fn accept(offers: &[Brought<Offer>], bytes: u64) -> Result<Vec<Reach<'_>>, MemoryError> {
+fn accept(offers: &[Brought<Offer>], bytes: u64) -> Result<Vec<(u32, Reach<'_>)>, MemoryError> {
     let mut reaches = Vec::with_capacity(offers.len());
-    for (rank, offer) in (0u32..).zip(offers) {
+    for offer in offers {
+        let rank = offer.rank;
         let window = offer.value.as_ref().map_err(|message| MemoryError::Peer {
             operation: ALLOCATE,
             rank,
@@ -186,7 +238,7 @@ fn accept(offers: &[Brought<Offer>], bytes: u64) -> Result<Vec<Reach<'_>>, Memor
                 expected: bytes.to_string(),
             });
         }
-        reaches.push(match (&offer.file, &window.fabric) {
+        let reach = match (&offer.file, &window.fabric) {
             (Some(file), _) => Reach::File(file.as_fd()),
             (None, Some(fabric)) => Reach::Fabric(fabric),
             (None, None) => {
@@ -195,7 +247,8 @@ fn accept(offers: &[Brought<Offer>], bytes: u64) -> Result<Vec<Reach<'_>>, Memor
                     rank,
                 });
             }
-        });
+        };
+        reaches.push((rank, reach));
     }
     Ok(reaches)
 }
@@ -203,25 +256,32 @@ fn accept(offers: &[Brought<Offer>], bytes: u64) -> Result<Vec<Reach<'_>>, Memor
 /// Everyone's window: `own`, and what the others' handles stand for.
 fn import(
     context: &Arc<Context>,
-    (rank, own): (u32, Arc<Physical>),
-    reaches: &[Reach<'_>],
-) -> Result<Vec<Arc<Physical>>, MemoryError> {
-    let window = |(peer, reach): (u32, &Reach<'_>)| match *reach {
-        _ if peer == rank => Ok(Arc::clone(&own)),
-        Reach::File(file) => Physical::import(context, file, own.bytes()).map(Arc::new),
-        Reach::Fabric(fabric) => {
-            Physical::import_fabric(context, fabric, own.bytes()).map(Arc::new)
-        }
+    (rank, own): (u32, &Arc<Physical>),
+    reaches: &[(u32, Reach<'_>)],
+) -> Result<Windows, MemoryError> {
+    let window = |&(peer, reach): &(u32, Reach<'_>)| {
+        let window = match reach {
+            _ if peer == rank => Arc::clone(own),
+            Reach::File(file) => Arc::new(Physical::import(context, file, own.bytes())?),
+            Reach::Fabric(fabric) => {
+                Arc::new(Physical::import_fabric(context, fabric, own.bytes())?)
+            }
+        };
+        Ok((peer, window))
     };
-    (0u32..).zip(reaches).map(window).collect()
+    reaches.iter().map(window).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn offer(value: Offer) -> Brought<Offer> {
-        Brought { value, file: None }
+    fn offer(rank: u32, value: Offer) -> Brought<Offer> {
+        Brought {
+            rank,
+            value,
+            file: None,
+        }
     }
 
     #[test]
@@ -231,20 +291,26 @@ mod tests {
         let (bytes, fabric) = (own.bytes(), own.export_fabric().unwrap());
         assert!(fabric.is_some(), "the software GPU offers fabric handles");
         let offers = [
-            offer(Ok(Window { bytes, fabric })),
-            offer(Ok(Window {
-                bytes,
-                fabric: None,
-            })),
+            offer(0, Ok(Window { bytes, fabric })),
+            offer(
+                1,
+                Ok(Window {
+                    bytes,
+                    fabric: None,
+                }),
+            ),
         ];
         let reaches = accept(&offers[..1], bytes).unwrap();
-        assert!(matches!(reaches[..], [Reach::Fabric(_)]), "{reaches:?}");
+        assert!(
+            matches!(reaches[..], [(0, Reach::Fabric(_))]),
+            "{reaches:?}"
+        );
         // As rank 1 would, to whom rank 0 is on another host.
         let other = Arc::new(Physical::new(&context, 1).unwrap());
-        let windows = import(&context, (1, other), &reaches).unwrap();
+        let windows = import(&context, (1, &other), &reaches).unwrap();
         let mut reservation = Reservation::new(&context, 2 * bytes).unwrap();
         reservation.map(0, &Arc::new(own)).unwrap();
-        reservation.map(bytes, &windows[0]).unwrap();
+        reservation.map(bytes, &windows[0].1).unwrap();
         let expected = MemoryError::OtherHost {
             what: "symmetric heap",
             rank: 1,

@@ -13,7 +13,7 @@ mod layout;
 mod multicast;
 mod vmm;
 
-pub use bootstrap::{Bootstrap, Rendezvous};
+pub use bootstrap::{Bootstrap, Members, Rendezvous};
 pub use error::MemoryError;
 pub use heap::SymmetricHeap;
 pub use host::MappedHost;

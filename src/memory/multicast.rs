@@ -71,7 +71,10 @@ fn create(
         Err(reason) => (Some(reason), None, None),
     };
     let all: Vec<Brought<Option<String>>> = bootstrap.all_gather_files(operation, said, file)?;
-    if let Some(reason) = first_reason(all.iter().map(|brought| brought.value.as_ref())) {
+    let reasons = all
+        .iter()
+        .map(|brought| (brought.rank, brought.value.as_ref()));
+    if let Some(reason) = first_reason(reasons) {
         return Ok(Err(reason));
     }
     let file = all.first().and_then(|brought| brought.file.as_ref());
@@ -201,7 +204,10 @@ fn settle<T>(
     let said = result.as_ref().err().map(ToString::to_string);
     let all = bootstrap.all_gather(operation, said)?;
     Ok(
-        match (first_reason(all.iter().map(Option::as_ref)), result) {
+        match (
+            first_reason(all.iter().map(|(rank, said)| (*rank, said.as_ref()))),
+            result,
+        ) {
             (None, Ok(value)) => Ok(value),
             (None, Err(error)) => Err(error.to_string()),
             (Some(reason), _) => Err(reason),
@@ -209,7 +215,6 @@ fn settle<T>(
     )
 }
 
-fn first_reason<'a>(all: impl Iterator<Item = Option<&'a String>>) -> Option<String> {
-    let mut reasons = (0u32..).zip(all);
-    reasons.find_map(|(rank, reason)| Some(format!("rank {rank}: {}", reason?)))
+fn first_reason<'a>(mut all: impl Iterator<Item = (u32, Option<&'a String>)>) -> Option<String> {
+    all.find_map(|(rank, reason)| Some(format!("rank {rank}: {}", reason?)))
 }

@@ -350,7 +350,8 @@ impl Reservation {
         Ok(())
     }
 
-    fn release(&mut self) -> Result<(), DeviceError> {
+    /// Unmaps everything; users of the memory are past it.
+    pub(crate) fn unmap_all(&mut self) -> Result<(), DeviceError> {
         self.context.bind()?;
         let mut result = Ok(());
         for mapped in self.mapped.drain(..) {
@@ -359,6 +360,11 @@ impl Reservation {
             let unmapped = unsafe { call!(cuMemUnmap(mapped.address, size)) };
             result = result.and(unmapped);
         }
+        result
+    }
+
+    fn release(&mut self) -> Result<(), DeviceError> {
+        let result = self.unmap_all();
         // SAFETY: reserved in `new`, freed once, and nothing is mapped any more.
         let freed = unsafe { call!(cuMemAddressFree(self.address, self.bytes as usize)) };
         result.and(freed)

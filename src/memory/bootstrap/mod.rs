@@ -3,16 +3,19 @@
 //! Every pair of ranks is connected: by a channel where ranks are threads of one process
 //! ([`Bootstrap::in_process`]), by a socket where they are processes ([`Rendezvous`]).
 //!
-//! All ranks hold the same sequence of meetings. A meeting has a deadline; a rank that left, or that is at
-//! another meeting, is an error on all others. A rank whose meeting failed leaves: no further one succeeds,
-//! since the ranks may disagree about how far they came.
+//! All members hold the same sequence of meetings. A meeting has a deadline; a rank that left, that gave up an earlier meeting, or that
+//! is at another one, is an error on all others. After a failed meeting no further one succeeds, since the ranks may
+//! disagree about how far they came, until they have agreed on who is left ([`Bootstrap::recover`]).
 
 mod door;
 mod environment;
 mod link;
+mod members;
 mod proof;
+mod recovery;
 mod rendezvous;
 
+use std::collections::VecDeque;
 use std::fmt::Display;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -21,9 +24,11 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use self::members::Members;
 pub use self::rendezvous::Rendezvous;
 
 use self::link::{Frame, Link, LinkError};
+pub(crate) use self::members::MOST_RANKS;
 use super::MemoryError;
 
 /// How long a meeting waits for its ranks unless told otherwise.
@@ -33,24 +38,54 @@ const DEFAULT_DEADLINE: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub struct Bootstrap {
     rank: u32,
-    /// One per rank, none to itself; none at all after a failure.
-    links: Vec<Option<Link>>,
+    /// One per rank, none to itself.
+    peers: Vec<Option<Peer>>,
     ranks: u32,
-    /// Meetings that this rank has held.
+    members: Members,
+    /// A meeting of these members failed.
+    broken: bool,
+    /// Meetings that these members have held.
     held: u64,
     deadline: Duration,
 }
 
-/// What is said in a meeting.
-#[derive(Serialize, Deserialize)]
-struct Contribution<T> {
-    meeting: u64,
-    operation: String,
-    value: T,
+/// Another rank.
+#[derive(Debug)]
+struct Peer {
+    link: Link,
+    /// What it said, and was looked at but not taken.
+    unread: VecDeque<Message>,
+}
+
+/// What a rank said, with the file that came with it.
+#[derive(Debug)]
+struct Message {
+    said: Said,
+    file: Option<Arc<OwnedFd>>,
+}
+
+/// What ranks say.
+#[derive(Debug, Serialize, Deserialize)]
+enum Said {
+    /// In a meeting of the members of an epoch.
+    Here {
+        epoch: u64,
+        meeting: u64,
+        operation: String,
+        value: serde_json::Value,
+    },
+    /// A meeting of the members of this epoch failed, so that this rank comes to none of them any more.
+    GaveUp { epoch: u64 },
+    /// These ranks should be the members from this epoch on.
+    Proposal { epoch: u64, live: u64 },
+    /// Nothing that this version understands.
+    #[serde(skip)]
+    Unknown(String),
 }
 
 /// A value of one rank, with the file that came with it.
 pub(super) struct Brought<T> {
+    pub(super) rank: u32,
     pub(super) value: T,
     pub(super) file: Option<Arc<OwnedFd>>,
 }
@@ -59,9 +94,9 @@ impl Bootstrap {
     /// The sides of `ranks` ranks of this process, in order of rank.
     ///
     /// # Errors
-    /// [`MemoryError::Ranks`] for none.
+    /// [`MemoryError::Ranks`] for none, or more than 64.
     pub fn in_process(ranks: u32) -> Result<Vec<Self>, MemoryError> {
-        if ranks == 0 {
+        if !(1..=MOST_RANKS).contains(&ranks) {
             return Err(MemoryError::Ranks { rank: 0, ranks });
         }
         let mut links: Vec<Vec<Option<Link>>> = Vec::new();
@@ -81,10 +116,16 @@ impl Bootstrap {
 
     fn of(rank: u32, links: Vec<Option<Link>>, deadline: Duration) -> Self {
         let ranks = u32::try_from(links.len()).unwrap_or(u32::MAX);
+        let peer = |link| Peer {
+            link,
+            unread: VecDeque::new(),
+        };
         Self {
             rank,
-            links,
+            peers: links.into_iter().map(|link| link.map(peer)).collect(),
             ranks,
+            members: Members::all(ranks),
+            broken: false,
             held: 0,
             deadline,
         }
@@ -96,10 +137,27 @@ impl Bootstrap {
         self.rank
     }
 
-    /// All ranks.
+    /// All ranks, those that are masked included.
     #[must_use]
     pub fn ranks(&self) -> u32 {
         self.ranks
+    }
+
+    /// The ranks that meet.
+    #[must_use]
+    pub fn members(&self) -> Members {
+        self.members
+    }
+
+    /// Whether a meeting of these members failed.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Counts memberships on from what the ranks had before this bootstrap; the same on all of them.
+    pub(crate) fn set_epoch(&mut self, epoch: u64) {
+        self.members.epoch = epoch;
+        self.held = 0;
     }
 
     /// Sets how long later meetings wait for their ranks.
@@ -107,18 +165,18 @@ impl Bootstrap {
         self.deadline = deadline;
     }
 
-    /// Brings `value` and returns everyone's, in order of rank.
+    /// Brings `value` and returns every member's, in order of rank.
     ///
     /// # Errors
-    /// [`MemoryError::Timeout`], [`MemoryError::Gone`], [`MemoryError::OutOfStep`],
+    /// [`MemoryError::Timeout`], [`MemoryError::Gone`], [`MemoryError::GaveUp`], [`MemoryError::OutOfStep`],
     /// [`MemoryError::Broken`], or [`MemoryError::Message`] for a value of another type.
     pub fn all_gather<T: Serialize + DeserializeOwned>(
         &mut self,
         operation: &'static str,
         value: T,
-    ) -> Result<Vec<T>, MemoryError> {
+    ) -> Result<Vec<(u32, T)>, MemoryError> {
         let brought = self.all_gather_files(operation, value, None)?;
-        Ok(brought.into_iter().map(|b| b.value).collect())
+        Ok(brought.into_iter().map(|b| (b.rank, b.value)).collect())
     }
 
     /// [`Self::all_gather`], with an open file of each rank. A file reaches only ranks of one host.
@@ -128,15 +186,21 @@ impl Bootstrap {
         value: T,
         file: Option<OwnedFd>,
     ) -> Result<Vec<Brought<T>>, MemoryError> {
+        if self.broken {
+            return Err(MemoryError::Broken { operation });
+        }
         let result = self.meet(operation, value, file.map(Arc::new));
         if result.is_err() {
-            // Peers that wait for this rank learn that it is gone.
-            self.links.clear();
+            self.broken = true;
+            // Peers that wait for this rank learn that it does not come.
+            self.tell(&Said::GaveUp {
+                epoch: self.members.epoch,
+            });
         }
         result
     }
 
-    /// Waits until all ranks are here.
+    /// Waits until all members are here.
     ///
     /// # Errors
     /// As [`Self::all_gather`].
@@ -144,7 +208,7 @@ impl Bootstrap {
         self.all_gather(operation, ()).map(drop)
     }
 
-    /// Waits until all ranks are here; every rank succeeds, or every rank fails.
+    /// Waits until all members are here; every one succeeds, or every one fails.
     ///
     /// # Errors
     /// The error of `result` on this rank; [`MemoryError::Peer`] for that of another; a failed meeting.
@@ -156,7 +220,7 @@ impl Bootstrap {
         let message = result.as_ref().err().map(ToString::to_string);
         let reports = self.all_gather(operation, message)?;
         let value = result?;
-        for (rank, report) in (0u32..).zip(reports) {
+        for (rank, report) in reports {
             if let Some(message) = report {
                 return Err(E::from(MemoryError::Peer {
                     operation,
@@ -174,83 +238,169 @@ impl Bootstrap {
         value: T,
         file: Option<Arc<OwnedFd>>,
     ) -> Result<Vec<Brought<T>>, MemoryError> {
-        if self.links.is_empty() {
-            return Err(MemoryError::Broken { operation });
-        }
-        let meeting = self.held;
+        let (epoch, meeting) = (self.members.epoch, self.held);
         self.held += 1;
-        let contribution = Contribution {
-            meeting,
-            operation: operation.to_owned(),
-            value,
-        };
-        let unreadable = |rank, e: serde_json::Error| MemoryError::Message {
+        let unreadable = |rank, message: String| MemoryError::Message {
             operation,
             rank,
-            message: e.to_string(),
+            message,
         };
-        let body = serde_json::to_vec(&contribution).map_err(|e| unreadable(self.rank, e))?;
-        let frame = Frame { body, file };
-        for link in self.links.iter_mut().flatten() {
-            // That a rank is gone is said below, after what it may have sent before.
-            let _ = link.send(&frame);
-        }
+        let said = Said::Here {
+            epoch,
+            meeting,
+            operation: operation.to_owned(),
+            value: serde_json::to_value(&value)
+                .map_err(|e| unreadable(self.rank, e.to_string()))?,
+        };
+        let frame = said.frame(file).map_err(|e| unreadable(self.rank, e))?;
+        self.send(&frame);
         let mut own = Some(Brought {
-            value: contribution.value,
+            rank: self.rank,
+            value,
             file: frame.file,
         });
         let start = Instant::now();
-        let mut all = Vec::with_capacity(self.links.len());
-        for (rank, link) in (0u32..).zip(&self.links) {
-            let Some(link) = link else {
+        let mut all = Vec::with_capacity(self.peers.len());
+        for rank in self.members.ranks() {
+            if rank == self.rank {
                 all.extend(own.take());
                 continue;
-            };
-            let frame = self.receive(link, (operation, rank), start)?;
-            let said: Contribution<serde_json::Value> =
-                serde_json::from_slice(&frame.body).map_err(|e| unreadable(rank, e))?;
-            if said.operation != operation || said.meeting != meeting {
-                return Err(MemoryError::OutOfStep {
-                    operation,
-                    rank,
-                    found: said.operation,
-                });
             }
-            all.push(Brought {
-                value: serde_json::from_value(said.value).map_err(|e| unreadable(rank, e))?,
-                file: frame.file,
-            });
+            let Message { said, file } = self.next_here((operation, rank), start)?;
+            match said {
+                Said::Here {
+                    operation: found,
+                    meeting: at,
+                    value,
+                    ..
+                } if found == operation && at == meeting => {
+                    let value = serde_json::from_value(value);
+                    let value = value.map_err(|e| unreadable(rank, e.to_string()))?;
+                    all.push(Brought { rank, value, file });
+                }
+                Said::Here {
+                    operation: found, ..
+                } => {
+                    return Err(MemoryError::OutOfStep {
+                        operation,
+                        rank,
+                        found,
+                    });
+                }
+                Said::Unknown(message) => return Err(unreadable(rank, message)),
+                Said::GaveUp { .. } | Said::Proposal { .. } => {
+                    return Err(MemoryError::GaveUp { operation, rank });
+                }
+            }
         }
         Ok(all)
     }
 
-    fn receive(
-        &self,
-        link: &Link,
+    /// What `rank` says to a meeting of these members; what it said to earlier ones is dropped.
+    fn next_here(
+        &mut self,
         (operation, rank): (&'static str, u32),
         start: Instant,
-    ) -> Result<Frame, MemoryError> {
-        let left = self.deadline.saturating_sub(start.elapsed());
-        link.receive(left).map_err(|e| match e {
-            LinkError::Closed => MemoryError::Gone { operation, rank },
-            LinkError::Timeout => MemoryError::Timeout {
-                operation,
-                missing: self.missing(rank),
-                waited: start.elapsed(),
-            },
-        })
+    ) -> Result<Message, MemoryError> {
+        let current = self.members.epoch;
+        loop {
+            let left = self.deadline.saturating_sub(start.elapsed());
+            let message = self.receive(rank, left).map_err(|e| match e {
+                LinkError::Closed => MemoryError::Gone { operation, rank },
+                LinkError::Timeout => MemoryError::Timeout {
+                    operation,
+                    missing: self.missing(rank),
+                    waited: start.elapsed(),
+                },
+            })?;
+            match message.said {
+                Said::Here { epoch, .. } | Said::GaveUp { epoch } if epoch < current => {}
+                Said::Proposal { epoch, .. } if epoch <= current => {}
+                // `recover` reads it again.
+                Said::Proposal { .. } => {
+                    self.unread(rank, message);
+                    return Err(MemoryError::GaveUp { operation, rank });
+                }
+                _ => return Ok(message),
+            }
+        }
     }
 
-    /// Ranks from `first` on of which nothing has come.
-    fn missing(&self, first: u32) -> Vec<u32> {
-        let after = (0u32..).zip(&self.links).skip(first as usize + 1);
-        let silent = after.filter(|(_, link)| {
-            let received = link.as_ref().map(|link| link.receive(Duration::ZERO));
-            matches!(received, Some(Err(_)))
-        });
-        std::iter::once(first)
-            .chain(silent.map(|(rank, _)| rank))
-            .collect()
+    /// Ranks of the members other than this one.
+    fn peers(&self) -> impl Iterator<Item = u32> + use<> {
+        let own = self.rank;
+        self.members.ranks().filter(move |&rank| rank != own)
+    }
+
+    fn peer(&mut self, rank: u32) -> Option<&mut Peer> {
+        self.peers.get_mut(rank as usize)?.as_mut()
+    }
+
+    /// Sends to every member. That one is gone is noticed where something of it is waited for.
+    fn send(&mut self, frame: &Frame) {
+        for rank in self.peers() {
+            let _ = self.peer(rank).map(|peer| peer.link.send(frame));
+        }
+    }
+
+    fn tell(&mut self, said: &Said) {
+        // Numbers always serialise.
+        if let Ok(frame) = said.frame(None) {
+            self.send(&frame);
+        }
+    }
+
+    fn receive(&mut self, rank: u32, limit: Duration) -> Result<Message, LinkError> {
+        let peer = self.peer(rank).ok_or(LinkError::Closed)?;
+        match peer.unread.pop_front() {
+            Some(message) => Ok(message),
+            None => peer.link.receive(limit).map(Message::read),
+        }
+    }
+
+    /// Puts a message back.
+    fn unread(&mut self, rank: u32, message: Message) {
+        if let Some(peer) = self.peer(rank) {
+            peer.unread.push_front(message);
+        }
+    }
+
+    /// The latest message of `rank` so far.
+    fn peek(&mut self, rank: u32) -> Option<&Said> {
+        let peer = self.peer(rank)?;
+        while let Ok(frame) = peer.link.receive(Duration::ZERO) {
+            peer.unread.push_back(Message::read(frame));
+        }
+        peer.unread.back().map(|message| &message.said)
+    }
+
+    /// Members from `first` on of which nothing has come.
+    fn missing(&mut self, first: u32) -> Vec<u32> {
+        let after = self.peers().filter(|&rank| rank > first);
+        let mut missing = vec![first];
+        for rank in after.collect::<Vec<_>>() {
+            if self.peek(rank).is_none() {
+                missing.push(rank);
+            }
+        }
+        missing
+    }
+}
+
+impl Said {
+    fn frame(&self, file: Option<Arc<OwnedFd>>) -> Result<Frame, String> {
+        let body = serde_json::to_vec(self).map_err(|e| e.to_string())?;
+        Ok(Frame { body, file })
+    }
+}
+
+impl Message {
+    fn read(frame: Frame) -> Self {
+        let said = serde_json::from_slice(&frame.body);
+        Self {
+            said: said.unwrap_or_else(|e| Said::Unknown(e.to_string())),
+            file: frame.file,
+        }
     }
 }
 
@@ -276,15 +426,17 @@ mod tests {
             let rank = u64::from(side.rank());
             let mut seen = Vec::new();
             for meeting in 0..50u64 {
-                let values = side.all_gather("values", rank * 1000 + meeting).unwrap();
-                seen.push(values);
+                let values = side.all_gather("values", rank * 1000 + meeting);
+                seen.push(values.unwrap());
             }
             side.barrier("end").unwrap();
             seen
         });
         for (rank, seen) in seen.iter().enumerate() {
             for (meeting, values) in (0u64..).zip(seen) {
-                let expected: Vec<u64> = (0..5).map(|r| r * 1000 + meeting).collect();
+                let expected: Vec<(u32, u64)> = (0..5u32)
+                    .map(|r| (r, u64::from(r) * 1000 + meeting))
+                    .collect();
                 assert_eq!(values, &expected, "rank {rank}, meeting {meeting}");
             }
         }
@@ -303,13 +455,13 @@ mod tests {
             let Some((first, second)) = errors else {
                 continue;
             };
-            // Rank 0 may have left, after it had learned, before rank 2 looked for rank 1.
-            let gone = |rank| MemoryError::Gone {
-                operation: "first",
-                rank,
-            };
+            let operation = "first";
+            let gone = MemoryError::Gone { operation, rank: 1 };
+            // Rank 0 may have said so before rank 2 looked for rank 1.
+            let told = MemoryError::GaveUp { operation, rank: 0 };
+            let left = MemoryError::Gone { operation, rank: 0 };
             assert!(
-                *first == gone(1) || rank == 2 && *first == gone(0),
+                *first == gone || rank == 2 && (*first == told || *first == left),
                 "{first}"
             );
             let broken = MemoryError::Broken {
