@@ -63,6 +63,18 @@ __device__ __forceinline__ uint64_t credit_needed(uint64_t epoch) {
     return epoch > 2 ? epoch - 2 : 0;
 }
 
+/// Mask of the ranks that take part. The host changes it while no kernel runs.
+template <class Ep>
+__device__ __forceinline__ uint32_t live_ranks(const Ep& ep) {
+    return isa::ld_relaxed_gpu_u32(&state_of(ep)->live);
+}
+
+/// Whether the thread of this number has a rank to deal with.
+template <class Ep>
+__device__ __forceinline__ bool takes_part(const Ep& ep, uint32_t rank) {
+    return rank < ep.ranks && (live_ranks(ep) >> rank & 1u) != 0;
+}
+
 template <class Ep>
 __device__ __forceinline__ bool aborted(const Ep& ep) {
     return isa::ld_relaxed_gpu_u32(&state_of(ep)->abort) != HADAL_EP_FAULT_NONE;
@@ -82,7 +94,7 @@ struct Fault {
 };
 
 /// Sets the abort flag; the first to do so writes the record (kind last, release.sys) and poisons
-/// every peer. May be called by any number of threads.
+/// every live peer. May be called by any number of threads.
 template <class Ep>
 __device__ __forceinline__ void raise_fault(const Ep& ep, const Fault& fault) {
     uint32_t* abort = &state_of(ep)->abort;
@@ -101,7 +113,7 @@ __device__ __forceinline__ void raise_fault(const Ep& ep, const Fault& fault) {
     record->waited_ns = fault.waited_ns;
     isa::st_release_sys_u32(&reinterpret_cast<hadal_ep_fault*>(ep.fault)->kind, fault.kind);
     for (uint32_t peer = 0; peer < ep.ranks; ++peer) {
-        if (peer != ep.rank) {
+        if (peer != ep.rank && takes_part(ep, peer)) {
             isa::st_release_sys_u64(poison(ep, peer, ep.rank), fault.epoch << 8 | fault.kind);
         }
     }
@@ -171,6 +183,19 @@ __device__ __forceinline__ bool wait_signal(const Ep& ep, const Awaited& awaited
     if (signal_epoch(seen) == awaited.expected) return true;
     raise_fault(ep, Fault{HADAL_EP_FAULT_PROTOCOL, awaited.kernel, awaited.peer, awaited.phase,
                           awaited.slot, awaited.epoch, awaited.expected, signal_epoch(seen), 0});
+    return false;
+}
+
+/// Waits for the signal of exactly `expected` that a round's results are there, or were abandoned.
+template <class Ep>
+__device__ __forceinline__ bool wait_results(const Ep& ep, const Awaited& awaited,
+                                             bool& abandoned) {
+    uint64_t count;
+    if (!wait_signal(ep, awaited, count)) return false;
+    abandoned = count == kSignalAbandoned;
+    if (abandoned || count == 0) return true;
+    raise_fault(ep, Fault{HADAL_EP_FAULT_PROTOCOL, awaited.kernel, awaited.peer, awaited.phase,
+                          awaited.slot, awaited.epoch, 0, count, 0});
     return false;
 }
 

@@ -52,7 +52,7 @@ __device__ __forceinline__ void combine_send(const hadal_ep_combine_send_params&
     const uint32_t row_bytes = ep.hidden * 2;
     for (uint32_t expert = blockIdx.x; expert < experts; expert += gridDim.x) {
         bool ready = true;
-        if (threadIdx.x < ep.ranks) {
+        if (takes_part(ep, threadIdx.x)) {
             ready = !aborted(ep) &&
                     wait_credit(ep, Awaited{combine_credit(ep, ep.rank, threadIdx.x),
                                             HADAL_EP_COMBINE_SEND, HADAL_EP_PHASE_COMBINE_CREDIT,
@@ -81,7 +81,7 @@ __device__ __forceinline__ void combine_send(const hadal_ep_combine_send_params&
         }
         // Orders the rows of all warps before the signals.
         __syncthreads();
-        if (threadIdx.x < ep.ranks) {
+        if (takes_part(ep, threadIdx.x)) {
             isa::st_release_sys_u64(
                 combine_signal(ep, threadIdx.x, buffer, first_expert(ep, ep.rank) + expert),
                 signal_word(epoch, p.abandon != 0 ? kSignalAbandoned : 0));
@@ -105,13 +105,14 @@ __device__ __forceinline__ bool await_experts(const hadal_ep_latency& ep, uint64
     bool ready = !aborted(ep);
     for (uint32_t expert = threadIdx.x; ready && expert < ep.experts; expert += Config::kThreads) {
         const uint32_t owner = expert_owner(ep, expert);
-        uint64_t count = 0;
-        ready = wait_signal(
+        if (!takes_part(ep, owner)) continue;
+        bool left = false;
+        ready = wait_results(
             ep,
             Awaited{combine_signal(ep, ep.rank, buffer_of(epoch), expert), HADAL_EP_COMBINE_RECV,
                     HADAL_EP_PHASE_COMBINE_SIGNAL, owner, expert, epoch, epoch},
-            count);
-        if (ready && count == kSignalAbandoned) atomicOr(&abandoned, 1u << owner);
+            left);
+        if (left) atomicOr(&abandoned, 1u << owner);
     }
     return __syncthreads_or(!ready) == 0;
 }
@@ -128,10 +129,10 @@ __device__ __forceinline__ void add_weighted(Sum& acc, float weight, const uint2
     }
 }
 
-/// The weighted sum of this CTA's share of (token, vector) pairs.
+/// The weighted sum of this CTA's share of (token, vector) pairs, without the ranks of the mask `absent`.
 template <class Config>
 __device__ __forceinline__ void reduce_tokens(const hadal_ep_combine_recv_params& p, uint64_t epoch,
-                                              uint32_t abandoned) {
+                                              uint32_t absent) {
     const hadal_ep_latency& ep = p.ep;
     const uint32_t vectors = ep.hidden / kElements;
     const auto* routing = reinterpret_cast<const int32_t*>(p.topk_idx);
@@ -146,7 +147,7 @@ __device__ __forceinline__ void reduce_tokens(const hadal_ep_combine_recv_params
             const uint32_t entry = token * ep.topk + k;
             const int32_t expert = routing[entry];
             if (expert < 0 ||
-                (abandoned >> expert_owner(ep, static_cast<uint32_t>(expert)) & 1u) != 0)
+                (absent >> expert_owner(ep, static_cast<uint32_t>(expert)) & 1u) != 0)
                 continue;
             const uint64_t row = combine_slot(ep, ep.rank, buffer_of(epoch), token, k);
             if (ep.combine_scales != 0) {
@@ -178,10 +179,10 @@ __device__ __forceinline__ void combine_recv(const hadal_ep_combine_recv_params&
     const bool ready = await_experts<Config>(ep, epoch, abandoned);
     if (ready && p.abandon == 0) {
         if (blockIdx.x == 0 && threadIdx.x == 0) note_abandoned(ep, epoch, abandoned);
-        reduce_tokens<Config>(p, epoch, abandoned);
+        reduce_tokens<Config>(p, epoch, abandoned | ~live_ranks(ep));
     }
     // A CTA that was not ready set, or saw, the abort flag: then nobody gets a credit.
-    if (arrive_last(ep, HADAL_EP_COMBINE_RECV, epoch) && !aborted(ep) && threadIdx.x < ep.ranks) {
+    if (arrive_last(ep, HADAL_EP_COMBINE_RECV, epoch) && !aborted(ep) && takes_part(ep, threadIdx.x)) {
         isa::st_release_sys_u64(combine_credit(ep, threadIdx.x, ep.rank), epoch);
     }
 }

@@ -12,13 +12,26 @@
 
 namespace hadal::ep {
 
+/// What stands before a row in its slot: where it comes from, the low word of its epoch, its length.
+__device__ __forceinline__ uint4 slot_header(const hadal_ep_latency& ep, uint64_t epoch,
+                                             uint32_t token, uint32_t k) {
+    return uint4{token, k, static_cast<uint32_t>(epoch), ep.slot_bytes};
+}
+
+/// Whether a header can be of this round.
+__device__ __forceinline__ bool header_holds(const hadal_ep_latency& ep, uint64_t epoch,
+                                             const uint4& header) {
+    return header.x < ep.max_tokens && header.y < ep.topk &&
+           header.z == static_cast<uint32_t>(epoch) && header.w == ep.slot_bytes;
+}
+
 /// Writes one token row into a slot with one warp.
-__device__ __forceinline__ void send_row(const hadal_ep_dispatch_send_params& p, uint64_t slot,
-                                         uint32_t entry) {
+__device__ __forceinline__ void send_row(const hadal_ep_dispatch_send_params& p, uint64_t epoch,
+                                         uint64_t slot, uint32_t entry) {
     const hadal_ep_latency& ep = p.ep;
     const uint32_t lane = threadIdx.x % kWarpLanes;
     const uint32_t token = entry / ep.topk;
-    if (lane == 0) isa::st_global_v4(slot, uint4{token, entry % ep.topk, 0, 0});
+    if (lane == 0) isa::st_global_v4(slot, slot_header(ep, epoch, token, entry % ep.topk));
     copy_row(slot + kSlotHeaderBytes, p.x + uint64_t{token} * ep.payload_bytes, ep.payload_bytes,
              [](uint64_t address) { return isa::ld_global_nc_v4(address); });
     const uint64_t scales = p.x_scales + uint64_t{token} * ep.scales * 4;
@@ -73,7 +86,9 @@ __device__ __forceinline__ bool send_expert_rows(const hadal_ep_dispatch_send_pa
                 continue;
             }
             last = token;
-            if (count % kWarps == warp) send_row(p, slots + uint64_t{count} * ep.slot_bytes, from);
+            if (count % kWarps == warp) {
+                send_row(p, epoch, slots + uint64_t{count} * ep.slot_bytes, from);
+            }
             ++count;
         }
     }
@@ -91,6 +106,7 @@ __device__ __forceinline__ void dispatch_send(const hadal_ep_dispatch_send_param
     const uint64_t epoch = current_epoch(ep, HADAL_EP_DISPATCH_SEND);
     for (uint32_t expert = blockIdx.x; expert < ep.experts; expert += gridDim.x) {
         const uint32_t owner = expert_owner(ep, expert);
+        if (!takes_part(ep, owner)) continue;
         bool ready = true;
         if (threadIdx.x == 0) {
             ready = !aborted(ep) &&
@@ -116,6 +132,17 @@ struct ExpertRows {
     uint32_t first[HADAL_EP_MAX_RANKS + 1];
 };
 
+/// Whether a signal's count can be: within the slots, and no row of the round stands behind the last one. (That none in front
+/// is missing, the rows' headers say.)
+__device__ __forceinline__ bool count_holds(const hadal_ep_latency& ep, uint64_t epoch,
+                                            uint2 expert_and_source, uint64_t count) {
+    if (count >= ep.max_tokens) return count == ep.max_tokens;
+    const uint64_t behind = dispatch_slots(ep, ep.rank, buffer_of(epoch), expert_and_source.x,
+                                           expert_and_source.y) +
+                            count * ep.slot_bytes;
+    return isa::ld_global_v4(behind).z != static_cast<uint32_t>(epoch);
+}
+
 /// Waits for the signals of all sources and fills `rows` (shared memory). The same result in all
 /// threads.
 __device__ __forceinline__ bool await_sources(const hadal_ep_latency& ep, uint64_t epoch,
@@ -123,7 +150,8 @@ __device__ __forceinline__ bool await_sources(const hadal_ep_latency& ep, uint64
     const uint32_t source = threadIdx.x;
     const uint32_t expert = first_expert(ep, ep.rank) + local_expert;
     bool ready = true;
-    if (source < ep.ranks) {
+    if (source < ep.ranks) rows.first[source + 1] = 0;
+    if (takes_part(ep, source)) {
         uint64_t count = 0;
         ready = !aborted(ep) &&
                 wait_signal(
@@ -132,7 +160,13 @@ __device__ __forceinline__ bool await_sources(const hadal_ep_latency& ep, uint64
                             HADAL_EP_DISPATCH_RECV, HADAL_EP_PHASE_DISPATCH_SIGNAL, source, expert,
                             epoch, epoch},
                     count);
-        rows.first[source + 1] = static_cast<uint32_t>(count);
+        if (ready && !count_holds(ep, epoch, {local_expert, source}, count)) {
+            raise_fault(ep, Fault{HADAL_EP_FAULT_PROTOCOL, HADAL_EP_DISPATCH_RECV, source,
+                                  HADAL_EP_PHASE_DISPATCH_SIGNAL, expert, epoch, ep.max_tokens,
+                                  count, 0});
+            ready = false;
+        }
+        rows.first[source + 1] = ready ? static_cast<uint32_t>(count) : 0;
     }
     if (__syncthreads_or(!ready) != 0) return false;
     if (threadIdx.x == 0) {
@@ -148,9 +182,10 @@ __device__ __forceinline__ bool await_sources(const hadal_ep_latency& ep, uint64
     return __syncthreads_or(!ready) == 0;
 }
 
-/// Copies the slots of one expert into row order, one warp per row.
+/// Copies the slots of one expert into row order, one warp per row. A row that cannot be of this round is a fault;
+/// false, in its warp, then.
 template <class Config>
-__device__ __forceinline__ void receive_rows(const hadal_ep_dispatch_recv_params& p, uint64_t epoch,
+__device__ __forceinline__ bool receive_rows(const hadal_ep_dispatch_recv_params& p, uint64_t epoch,
                                              uint32_t local_expert, const ExpertRows& rows) {
     constexpr uint32_t kWarps = Config::kThreads / kWarpLanes;
     const hadal_ep_latency& ep = p.ep;
@@ -165,6 +200,16 @@ __device__ __forceinline__ void receive_rows(const hadal_ep_dispatch_recv_params
         while (row >= rows.first[source + 1]) ++source;
         const uint64_t slot = dispatch_slots(ep, ep.rank, buffer_of(epoch), local_expert, source) +
                               uint64_t{row - rows.first[source]} * ep.slot_bytes;
+        const uint4 header = isa::ld_global_v4(slot);
+        if (!header_holds(ep, epoch, header)) {
+            if (lane == 0) {
+                raise_fault(ep, Fault{HADAL_EP_FAULT_PROTOCOL, HADAL_EP_DISPATCH_RECV, source,
+                                      HADAL_EP_PHASE_PLACEMENT,
+                                      first_expert(ep, ep.rank) + local_expert, epoch, epoch,
+                                      header.z, 0});
+            }
+            return false;
+        }
         const uint64_t slot_scales = slot + kSlotHeaderBytes + ep.payload_bytes;
         copy_row(x + uint64_t{row} * ep.payload_bytes, slot + kSlotHeaderBytes, ep.payload_bytes,
                  [](uint64_t address) { return isa::ld_global_v4(address); });
@@ -173,11 +218,11 @@ __device__ __forceinline__ void receive_rows(const hadal_ep_dispatch_recv_params
                                isa::ld_global_f32(slot_scales + i * 4));
         }
         if (lane == 0) {
-            const uint4 header = isa::ld_global_v4(slot);
             isa::st_global_v2(source_of + row * sizeof(hadal_ep_source),
                               pack_source(header.x, source, header.y));
         }
     }
+    return true;
 }
 
 /// Receive half. Reads: signals and slots of every (local expert, source). Writes: the received
@@ -191,15 +236,15 @@ __device__ __forceinline__ void dispatch_recv(const hadal_ep_dispatch_recv_param
     const uint64_t epoch = current_epoch(ep, HADAL_EP_DISPATCH_RECV);
     const uint32_t experts = local_experts(ep, ep.rank);
     for (uint32_t expert = blockIdx.x; expert < experts; expert += gridDim.x) {
-        const bool ready = await_sources(ep, epoch, expert, rows);
-        if (ready && p.abandon == 0) receive_rows<Config>(p, epoch, expert, rows);
-        if (threadIdx.x == 0 && p.abandon == 0) {
-            reinterpret_cast<int32_t*>(p.counts)[expert] =
-                ready ? static_cast<int32_t>(rows.first[ep.ranks]) : 0;
-        }
+        bool ready = await_sources(ep, epoch, expert, rows);
+        if (ready && p.abandon == 0) ready = receive_rows<Config>(p, epoch, expert, rows);
+        const uint32_t count = rows.first[ep.ranks];
         // Orders the reads of all warps before the credits, and before `rows` is used again.
-        __syncthreads();
-        if (ready && threadIdx.x < ep.ranks) {
+        ready = __syncthreads_or(!ready) == 0;
+        if (threadIdx.x == 0 && p.abandon == 0) {
+            reinterpret_cast<int32_t*>(p.counts)[expert] = ready ? static_cast<int32_t>(count) : 0;
+        }
+        if (ready && takes_part(ep, threadIdx.x)) {
             isa::st_release_sys_u64(
                 dispatch_credit(ep, threadIdx.x, first_expert(ep, ep.rank) + expert), epoch);
         }

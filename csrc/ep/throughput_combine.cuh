@@ -96,7 +96,7 @@ __device__ __forceinline__ void tp_combine_send(const hadal_ep_tp_combine_send_p
             return_entries(p, epoch, source, header);
         }
     }
-    if (arrive_last(ep, HADAL_EP_COMBINE_SEND, epoch) && !aborted(ep) && threadIdx.x < ep.ranks) {
+    if (arrive_last(ep, HADAL_EP_COMBINE_SEND, epoch) && !aborted(ep) && takes_part(ep, threadIdx.x)) {
         isa::st_release_sys_u64(tp_combine_signal(ep, threadIdx.x, buffer_of(epoch), ep.rank),
                                 signal_word(epoch, p.abandon != 0 ? kSignalAbandoned : 0));
     }
@@ -115,7 +115,7 @@ __device__ __forceinline__ bool await_results(const hadal_ep_throughput& ep, uin
                                               uint32_t& abandoned) {
     const uint32_t from = threadIdx.x;
     bool ready = true;
-    if (from < ep.ranks) {
+    if (takes_part(ep, from)) {
         const Awaited awaited{tp_combine_signal(ep, ep.rank, buffer_of(epoch), from),
                               HADAL_EP_COMBINE_RECV,
                               HADAL_EP_PHASE_COMBINE_SIGNAL,
@@ -123,9 +123,9 @@ __device__ __forceinline__ bool await_results(const hadal_ep_throughput& ep, uin
                               0,
                               epoch,
                               epoch};
-        uint64_t count = 0;
-        ready = !aborted(ep) && wait_signal(ep, awaited, count);
-        if (ready && count == kSignalAbandoned) atomicOr(&abandoned, 1u << from);
+        bool left = false;
+        ready = !aborted(ep) && wait_results(ep, awaited, left);
+        if (left) atomicOr(&abandoned, 1u << from);
     }
     return __syncthreads_or(!ready) == 0;
 }

@@ -50,6 +50,9 @@ __device__ __forceinline__ void count_entries(const hadal_ep_tp_count_params& p,
                 raise_fault(ep, fault);
                 chosen = -1;
             }
+            // An expert of a rank that takes no part gets no rows and contributes none.
+            if (chosen >= 0 && !takes_part(ep, expert_owner(ep, static_cast<uint32_t>(chosen))))
+                chosen = -1;
             reinterpret_cast<int32_t*>(ep.routing)[entry] = chosen;
             isa::st_global_f32(ep.weights + uint64_t{entry} * 4,
                                isa::ld_global_nc_f32(p.weights + uint64_t{entry} * 4));
@@ -115,17 +118,20 @@ __device__ __forceinline__ void publish_counts(const hadal_ep_tp_count_params& p
     const uint32_t chunks = (p.tokens + ep.chunk_tokens - 1) / ep.chunk_tokens;
     if (threadIdx.x == 0) checksum = 0;
     __syncthreads();
+    const uint32_t live = live_ranks(ep);
     uint64_t mine = 0;
     for (uint32_t column = threadIdx.x; column < columns(ep); column += Config::kThreads) {
         const uint32_t total = add_chunks(p, chunks, column);
         mine += mixed(column, total, epoch);
-        for (uint32_t rank = 0; rank < ep.ranks; ++rank)
+        for (uint32_t left = live; left != 0; left &= left - 1) {
+            const uint32_t rank = static_cast<uint32_t>(__ffs(static_cast<int>(left))) - 1;
             counts_of(ep, rank, buffer_of(epoch), ep.rank)[column] = total;
+        }
     }
     atomicAdd(&checksum, static_cast<unsigned long long>(mine));
     // Also orders the counts of all warps before the signals.
     __syncthreads();
-    if (threadIdx.x < ep.ranks) {
+    if (takes_part(ep, threadIdx.x)) {
         uint64_t* signal = count_signal(ep, threadIdx.x, buffer_of(epoch), ep.rank);
         signal[0] = checksum;
         isa::st_release_sys_u64(signal + 1, epoch);

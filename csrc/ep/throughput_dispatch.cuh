@@ -23,7 +23,7 @@ struct Places {
 __device__ __forceinline__ bool await_counts(const hadal_ep_throughput& ep, uint64_t epoch) {
     const uint32_t source = threadIdx.x;
     bool ready = true;
-    if (source < ep.ranks) {
+    if (takes_part(ep, source)) {
         const Awaited awaited{count_signal(ep, ep.rank, buffer_of(epoch), source) + 1,
                               HADAL_EP_DISPATCH_SEND,
                               HADAL_EP_PHASE_COUNTS,
@@ -57,7 +57,7 @@ __device__ __forceinline__ bool add_counts(const hadal_ep_throughput& ep, uint64
     }
     __syncthreads();
     bool ready = true;
-    if (threadIdx.x < ep.ranks) {
+    if (takes_part(ep, threadIdx.x)) {
         const uint32_t source = threadIdx.x;
         const uint64_t expected =
             isa::ld_relaxed_sys_u64(count_signal(ep, ep.rank, buffer, source));
@@ -171,7 +171,7 @@ __device__ __forceinline__ void tp_dispatch_send(const hadal_ep_tp_dispatch_send
             send_token(p, epoch, token, places);
     }
     if (arrive_last(ep, HADAL_EP_DISPATCH_SEND, epoch) && !aborted(ep) &&
-        threadIdx.x < ep.ranks) {
+        takes_part(ep, threadIdx.x)) {
         const uint32_t rank = threadIdx.x;
         const uint32_t rows = rows_between(ep, buffer_of(epoch), ep.rank, rank);
         isa::st_release_sys_u64(tp_dispatch_signal(ep, rank, buffer_of(epoch), ep.rank),
@@ -191,7 +191,7 @@ struct Groups {
 __device__ __forceinline__ bool await_rows(const hadal_ep_throughput& ep, uint64_t epoch) {
     const uint32_t source = threadIdx.x;
     bool ready = true;
-    if (source < ep.ranks) {
+    if (takes_part(ep, source)) {
         const Awaited awaited{tp_dispatch_signal(ep, ep.rank, buffer_of(epoch), source),
                               HADAL_EP_DISPATCH_RECV,
                               HADAL_EP_PHASE_DISPATCH_SIGNAL,

@@ -82,12 +82,13 @@ struct hadal_ep_span {
     uint64_t end_ns;   /* the arrival of its last one */
 };
 
-/* Private device memory of one rank; zeroed at creation, then written by kernels only. */
+/* Private device memory of one rank; set by the host when the members are, then written by kernels only. */
 struct hadal_ep_state {
     uint64_t epoch[6];   /* completed launches, by kernel */
     uint32_t arrived[6]; /* CTAs of the running launch that have finished, by kernel */
     uint32_t abort;      /* 0, or the kind of the fault raised */
-    uint32_t reserved[5];
+    uint32_t live;       /* mask of the ranks that take part, this one included; set by the host */
+    uint32_t reserved[4];
     struct hadal_ep_peer_stats peers[HADAL_EP_MAX_RANKS];
     struct hadal_ep_span spans[5][HADAL_EP_SPANS]; /* by kernel, then epoch modulo their number */
 };

@@ -25,19 +25,51 @@ use super::ledger::Ledger;
 use super::stats::EpStats;
 use super::{EpError, Operation, fault};
 use crate::device::{Buffer, Context, DEFAULT_WAIT, Event, Kernel, LaunchConfig, Stream};
-use crate::memory::{Bootstrap, MappedHost, MemoryError, SymmetricHeap};
+use crate::memory::{Bootstrap, MappedHost, Members, MemoryError, SymmetricHeap};
 use crate::params::{EpFault, EpState, KernelParams};
 
 /// What the host knows and may change; calls hold it while they enqueue.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::ep) struct Desk {
     pub(in crate::ep) ledger: Ledger,
-    /// The first launch that failed: the device's epochs no longer agree with the ledger.
+    /// Who takes part. Rounds of earlier memberships are over.
+    members: Members,
+    /// The first launch that failed, so that the device's epochs no longer agree with the ledger; or that members change.
     failed: Option<String>,
     /// The capture of the last launch that was captured.
     captured: Option<u64>,
     /// Epoch of the latest abandoned round that was reported.
     reported: u64,
+}
+
+impl Desk {
+    fn new(members: Members) -> Self {
+        Self {
+            ledger: Ledger::default(),
+            members,
+            failed: None,
+            captured: None,
+            reported: 0,
+        }
+    }
+
+    /// Refuses `operation` on what began in an earlier membership.
+    pub(in crate::ep) fn still(&self, operation: Operation, began: u64) -> Result<(), EpError> {
+        let now = self.membership();
+        if began == now {
+            return Ok(());
+        }
+        Err(EpError::Membership {
+            operation,
+            began,
+            now,
+        })
+    }
+
+    /// A number for rounds that begin now.
+    pub(in crate::ep) fn membership(&self) -> u64 {
+        self.members.epoch()
+    }
 }
 
 /// One rank's resources, apart from what a mode adds.
@@ -49,8 +81,11 @@ pub(in crate::ep) struct Endpoint {
     pub(in crate::ep) abandon_stream: Stream,
     record: ManuallyDrop<MappedHost>,
     timeout_ns: AtomicU64,
-    heap: ManuallyDrop<SymmetricHeap>,
-    state: Buffer<EpState>,
+    /// Its addresses never change.
+    heap: ManuallyDrop<Mutex<SymmetricHeap>>,
+    window: [u64; 2],
+    state: Mutex<Buffer<EpState>>,
+    state_address: u64,
     /// End of the last kernel: the next one, on whatever stream, follows it.
     chain: Event,
     /// The same inside of a capture. What a capture holds follows what was enqueued before only as its launch does.
@@ -90,20 +125,48 @@ impl LocalEndpoint {
         bytes: u64,
         timeout: Duration,
     ) -> Result<Endpoint, EpError> {
+        let Self {
+            record,
+            mut state,
+            chain,
+            captured_chain,
+            stream,
+        } = self;
+        let members = bootstrap.members();
+        let ready = set_state(&stream, &mut state, members);
+        bootstrap.agree("all-to-all: state", ready)?;
         let heap = SymmetricHeap::new(bootstrap, context, bytes)?;
         Ok(Endpoint {
             rank: bootstrap.rank(),
             context: Arc::clone(context),
-            abandon_stream: self.stream,
-            record: ManuallyDrop::new(self.record),
+            abandon_stream: stream,
+            record: ManuallyDrop::new(record),
             timeout_ns: AtomicU64::new(nanoseconds(timeout)),
-            heap: ManuallyDrop::new(heap),
-            state: self.state,
-            chain: self.chain,
-            captured_chain: self.captured_chain,
-            desk: Mutex::default(),
+            window: [heap.address(), heap.stride()],
+            heap: ManuallyDrop::new(Mutex::new(heap)),
+            state_address: state.address(),
+            state: Mutex::new(state),
+            chain,
+            captured_chain,
+            desk: Mutex::new(Desk::new(members)),
         })
     }
+}
+
+/// The state of a device that has run no round with these members.
+fn set_state(
+    stream: &Stream,
+    state: &mut Buffer<EpState>,
+    members: Members,
+) -> Result<(), EpError> {
+    let live = members.ranks().fold(0, |mask, rank| mask | 1 << rank);
+    let fresh = EpState {
+        live,
+        ..Default::default()
+    };
+    state.copy_from(stream, &[fresh])?;
+    stream.synchronize_within(DEFAULT_WAIT)?;
+    Ok(())
 }
 
 /// Addresses that every kernel gets.
@@ -154,9 +217,9 @@ impl Endpoint {
 
     pub(in crate::ep) fn addresses(&self) -> Addresses {
         Addresses {
-            heap: self.heap.address(),
-            heap_stride: self.heap.stride(),
-            state: self.state.address(),
+            heap: self.window[0],
+            heap_stride: self.window[1],
+            state: self.state_address,
             fault: self.record.address(),
             timeout_ns: self.timeout_ns.load(Ordering::Relaxed),
         }
@@ -170,7 +233,8 @@ impl Endpoint {
         row_bytes: [u64; 2],
     ) -> Result<EpStats, EpError> {
         let mut state = [EpState::default()];
-        self.state.copy_to(stream, &mut state)?;
+        let device = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        device.copy_to(stream, &mut state)?;
         Ok(EpStats::new((self.rank, ranks), &state[0], row_bytes))
     }
 
@@ -180,13 +244,14 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Refuses `operation` of `epoch` on `stream` when it is not its turn.
+    /// Refuses `operation` of `epoch` of a membership on `stream` when it is not its turn.
     pub(in crate::ep) fn turn(
         &self,
         desk: &Desk,
         stream: &Stream,
-        (operation, epoch): (Operation, u64),
+        (operation, epoch, membership): (Operation, u64, u64),
     ) -> Result<(), EpError> {
+        desk.still(operation, membership)?;
         desk.ledger.turn(operation, epoch)?;
         let called = stream.capture_id()?;
         if desk.ledger.capture(epoch) == called {
@@ -231,6 +296,66 @@ impl Endpoint {
         })
     }
 
+    /// Who takes part.
+    pub(in crate::ep) fn members(&self) -> Members {
+        self.desk().members
+    }
+
+    /// Agrees with the ranks that are left on who they are, unless that has been done, and begins anew with them.
+    pub(in crate::ep) fn recover(&self, bootstrap: &mut Bootstrap) -> Result<(), EpError> {
+        let before = self.close("the members recover")?;
+        if bootstrap.is_broken() || bootstrap.members().epoch() <= before.epoch() {
+            bootstrap.recover()?;
+        }
+        self.renew(bootstrap)
+    }
+
+    /// Begins anew with the members of another bootstrap; the counterpart of [`LocalEndpoint::join`], after `agree_on`.
+    pub(in crate::ep) fn rejoin<D: Copy + PartialEq + Debug + Serialize + DeserializeOwned>(
+        &self,
+        bootstrap: &mut Bootstrap,
+        allocate: &'static str,
+        (ranks, desc): (u32, D),
+    ) -> Result<(), EpError> {
+        let before = self.close("a rank rejoins")?;
+        if bootstrap.rank() != self.rank {
+            return Err(EpError::Desc {
+                field: "rank",
+                value: bootstrap.rank().to_string(),
+                expected: format!("{}, as before", self.rank),
+            });
+        }
+        agree_on(bootstrap, (ranks, before.epoch()), desc)?;
+        bootstrap.agree::<_, EpError>(allocate, Ok(()))?;
+        self.renew(bootstrap)
+    }
+
+    /// Refuses all calls from now on, and waits for this rank's kernels.
+    fn close(&self, why: &'static str) -> Result<Members, EpError> {
+        let members = {
+            let mut desk = self.desk();
+            desk.failed = Some(why.to_owned());
+            desk.members
+        };
+        self.chain.synchronize_within(DEFAULT_WAIT)?;
+        Ok(members)
+    }
+
+    /// New windows, a fresh state, and an open desk.
+    fn renew(&self, bootstrap: &mut Bootstrap) -> Result<(), EpError> {
+        let members = bootstrap.members();
+        let ready = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            set_state(&self.abandon_stream, &mut state, members)
+        };
+        bootstrap.agree("all-to-all: state", ready)?;
+        self.record.clear();
+        let mut heap = self.heap.lock().unwrap_or_else(PoisonError::into_inner);
+        heap.renew(bootstrap, &self.context)?;
+        *self.desk() = Desk::new(members);
+        Ok(())
+    }
+
     /// A checker of the arguments of `operation`.
     pub(in crate::ep) fn arguments(&self, operation: &'static str) -> Arguments<'_> {
         Arguments {
@@ -267,10 +392,11 @@ impl Drop for Endpoint {
     }
 }
 
-/// All ranks bring the same description, made for as many ranks as meet; the plan follows from it.
+/// All ranks bring the same description, made for as many ranks as meet; the plan follows from it. And each brings its
+/// last membership, which the common one follows: 0 where there was none.
 pub(in crate::ep) fn agree_on<D: Copy + PartialEq + Debug + Serialize + DeserializeOwned>(
     bootstrap: &mut Bootstrap,
-    ranks: u32,
+    (ranks, last): (u32, u64),
     desc: D,
 ) -> Result<(), EpError> {
     if bootstrap.ranks() != ranks {
@@ -280,8 +406,11 @@ pub(in crate::ep) fn agree_on<D: Copy + PartialEq + Debug + Serialize + Deserial
             expected: format!("{}, the ranks that meet", bootstrap.ranks()),
         });
     }
-    let descs = bootstrap.all_gather("all-to-all: plan", desc)?;
-    for (rank, other) in descs {
+    let last = last.max(bootstrap.members().epoch() - 1);
+    let all = bootstrap.all_gather("all-to-all: plan", (last, desc))?;
+    let last = all.iter().map(|(_, (last, _))| *last).max().unwrap_or(last);
+    bootstrap.set_epoch(last + 1);
+    for (rank, (_, other)) in all {
         if other != desc {
             return Err(EpError::Memory(MemoryError::Disagreement {
                 what: "plan of the all-to-all",

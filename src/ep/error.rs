@@ -68,7 +68,17 @@ pub enum EpError {
         /// The round of the call.
         epoch: u64,
     },
-    /// A kernel found a fault. The communicator is of no further use; the context is.
+    /// A round, or a routing, of an earlier membership is called. It is over.
+    #[error("{operation}: begun in membership {began}, which has ended: it is {now} now")]
+    Membership {
+        /// The call.
+        operation: Operation,
+        /// The membership in which it began.
+        began: u64,
+        /// The present one.
+        now: u64,
+    },
+    /// A kernel found a fault. The communicator is of no further use until its members recover; the context is.
     #[error(transparent)]
     Fault(#[from] Fault),
     /// A peer abandoned a round that this rank combined: its experts contributed nothing.

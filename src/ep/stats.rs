@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Operation;
 use crate::params::{EpPeerStats, EpState, HADAL_EP_WAIT_BINS};
 
-/// Since the communicator began, by this rank's device. As JSON: `serde_json::to_string`.
+/// Since the communicator began, or its members changed, by this rank's device. As JSON: `serde_json::to_string`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpStats {
     /// This rank.
@@ -23,6 +23,8 @@ pub struct EpStats {
 pub struct PeerStats {
     /// The rank.
     pub peer: u32,
+    /// It takes no part.
+    pub masked: bool,
     /// How often a thread waited for a word of the peer, by the time of the device's global timer: `waits[0]` found it
     /// there, `waits[b]` waited 2^(b-1) ns or more and less than 2^b; the last has all longer ones.
     pub waits: [u64; HADAL_EP_WAIT_BINS as usize],
@@ -62,6 +64,7 @@ impl EpStats {
     ) -> Self {
         let peer = |(peer, stats): (u32, &EpPeerStats)| PeerStats {
             peer,
+            masked: state.live >> peer & 1 == 0,
             waits: stats.waits,
             dispatched: sent(stats.dispatched, dispatched),
             combined: sent(stats.combined, combined),

@@ -94,6 +94,17 @@ impl MappedHost {
         Ok(word.load(Ordering::Acquire))
     }
 
+    /// Sets everything to 0. No kernel uses it.
+    pub(crate) fn clear(&self) {
+        for offset in (0..self.bytes / 8 * 8).step_by(8) {
+            if let Ok(place) = self.at(offset, 8) {
+                // SAFETY: in bounds and aligned (checked), alive, and accessed atomically by both sides.
+                let word = unsafe { AtomicU64::from_ptr(place.cast::<u64>().as_ptr()) };
+                word.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+
     fn at(&self, offset: usize, bytes: usize) -> Result<NonNull<u8>, MemoryError> {
         let end = offset.checked_add(bytes);
         if !offset.is_multiple_of(bytes) || end.is_none_or(|end| end > self.bytes) {

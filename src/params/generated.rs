@@ -115,7 +115,7 @@ const _: () = {
     ["Offset of field: EpSpan::begin_ns"][::core::mem::offset_of!(EpSpan, begin_ns) - 8usize];
     ["Offset of field: EpSpan::end_ns"][::core::mem::offset_of!(EpSpan, end_ns) - 16usize];
 };
-#[doc = " Private device memory of one rank; zeroed at creation, then written by kernels only."]
+#[doc = " Private device memory of one rank; set by the host when the members are, then written by kernels only."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct EpState {
@@ -125,7 +125,9 @@ pub struct EpState {
     pub arrived: [u32; 6usize],
     #[doc = " 0, or the kind of the fault raised"]
     pub abort: u32,
-    pub reserved: [u32; 5usize],
+    #[doc = " mask of the ranks that take part, this one included; set by the host"]
+    pub live: u32,
+    pub reserved: [u32; 4usize],
     pub peers: [EpPeerStats; 16usize],
     #[doc = " by kernel, then epoch modulo their number"]
     pub spans: [[EpSpan; 32usize]; 5usize],
@@ -136,7 +138,8 @@ const _: () = {
     ["Offset of field: EpState::epoch"][::core::mem::offset_of!(EpState, epoch) - 0usize];
     ["Offset of field: EpState::arrived"][::core::mem::offset_of!(EpState, arrived) - 48usize];
     ["Offset of field: EpState::abort"][::core::mem::offset_of!(EpState, abort) - 72usize];
-    ["Offset of field: EpState::reserved"][::core::mem::offset_of!(EpState, reserved) - 76usize];
+    ["Offset of field: EpState::live"][::core::mem::offset_of!(EpState, live) - 76usize];
+    ["Offset of field: EpState::reserved"][::core::mem::offset_of!(EpState, reserved) - 80usize];
     ["Offset of field: EpState::peers"][::core::mem::offset_of!(EpState, peers) - 96usize];
     ["Offset of field: EpState::spans"][::core::mem::offset_of!(EpState, spans) - 4448usize];
 };

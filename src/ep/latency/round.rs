@@ -95,6 +95,7 @@ impl DispatchInput<'_> {
 pub(super) struct OpenRound {
     pub(super) shared: Arc<Shared>,
     pub(super) epoch: u64,
+    pub(super) membership: u64,
     pub(super) tokens: u32,
     pub(super) first: u32,
     /// Address of the routing that was dispatched.
@@ -104,7 +105,7 @@ pub(super) struct OpenRound {
 impl Drop for OpenRound {
     /// Does nothing for a round that has run all its kernels.
     fn drop(&mut self) {
-        self.shared.abandon(self.epoch);
+        self.shared.abandon(self.epoch, self.membership);
     }
 }
 
@@ -121,11 +122,18 @@ impl DispatchInFlight {
     /// # Errors
     /// [`EpError::OutOfOrder`], [`EpError::Capture`], an earlier fault, a driver error. The round is then abandoned.
     pub fn finish(self, stream: &Stream) -> Result<DispatchHandle, EpError> {
-        let OpenRound { shared, epoch, .. } = &self.round;
+        let OpenRound {
+            shared,
+            epoch,
+            membership,
+            ..
+        } = &self.round;
         let mut desk = shared.endpoint.enter()?;
-        shared
-            .endpoint
-            .turn(&desk, stream, (Operation::DispatchRecv, *epoch))?;
+        shared.endpoint.turn(
+            &desk,
+            stream,
+            (Operation::DispatchRecv, *epoch, *membership),
+        )?;
         shared.dispatch_recv(&mut desk, stream, *epoch, Abandon::No)?;
         desk.ledger.launched(Operation::DispatchRecv, *epoch);
         shared.run_owed(&mut desk);
@@ -185,7 +193,12 @@ impl DispatchHandle {
         stream: &Stream,
         y: &Buffer<bf16>,
     ) -> Result<CombineInFlight, EpError> {
-        let OpenRound { shared, epoch, .. } = &self.round;
+        let OpenRound {
+            shared,
+            epoch,
+            membership,
+            ..
+        } = &self.round;
         let arguments = shared.endpoint.arguments("combine");
         let experts = shared.plan.desc.local_experts(shared.endpoint.rank);
         let rows = u64::from(experts) * u64::from(shared.plan.max_rows);
@@ -193,7 +206,7 @@ impl DispatchHandle {
         let mut desk = shared.endpoint.enter()?;
         shared
             .endpoint
-            .turn(&desk, stream, (Operation::CombineSend, *epoch))?;
+            .turn(&desk, stream, (Operation::CombineSend, *epoch, *membership))?;
         shared.combine_send(&mut desk, stream, *epoch, Some(y))?;
         desk.ledger.launched(Operation::CombineSend, *epoch);
         // A younger round that was abandoned meanwhile may go on now; so below.
@@ -222,13 +235,19 @@ impl CombineInFlight {
         input: &CombineInput<'_>,
         output: Output<'_>,
     ) -> Result<(), EpError> {
-        let OpenRound { shared, epoch, .. } = &self.round;
+        let OpenRound {
+            shared,
+            epoch,
+            membership,
+            ..
+        } = &self.round;
         let (kind, params) = self.check(input, output)?;
         let mut desk = shared.endpoint.enter()?;
+        desk.still(Operation::CombineRecv, *membership)?;
         shared.end_owed(&mut desk, Operation::CombineRecv, *epoch)?;
         shared
             .endpoint
-            .turn(&desk, stream, (Operation::CombineRecv, *epoch))?;
+            .turn(&desk, stream, (Operation::CombineRecv, *epoch, *membership))?;
         shared.combine_recv(&mut desk, stream, kind, params)?;
         desk.ledger.launched(Operation::CombineRecv, *epoch);
         shared.run_owed(&mut desk);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::launch::Shared;
+use super::launch::{ALLOCATE, Shared};
 use super::round::OpenRound;
 use super::{
     DispatchHandle, DispatchInFlight, DispatchInput, Payload, ReceivedRows, ThroughputPlan,
@@ -11,7 +11,7 @@ use super::{
 use crate::device::{Buffer, Context, DEFAULT_WAIT, Stream};
 use crate::ep::endpoint::agree_on;
 use crate::ep::{EpError, EpStats};
-use crate::memory::{Bootstrap, MemoryError};
+use crate::memory::{Bootstrap, Members, MemoryError};
 use crate::params::EpSource;
 
 /// What a rank's experts received. Within an expert, rows are in the order of source rank, then token. Rows
@@ -82,7 +82,7 @@ impl ThroughputBuffers {
         bootstrap: &mut Bootstrap,
         context: &Arc<Context>,
     ) -> Result<Self, EpError> {
-        agree_on(bootstrap, plan.desc.ranks, plan.desc)?;
+        agree_on(bootstrap, (plan.desc.ranks, 0), plan.desc)?;
         let shared = Shared::new(plan, bootstrap, context)?;
         Ok(Self {
             shared: Arc::new(shared),
@@ -99,6 +99,37 @@ impl ThroughputBuffers {
     #[must_use]
     pub fn rank(&self) -> u32 {
         self.shared.endpoint.rank
+    }
+
+    /// The ranks that take part in rounds. What a token asks of the experts of others, these do not contribute, as if it were dropped.
+    #[must_use]
+    pub fn members(&self) -> Members {
+        self.shared.endpoint.members()
+    }
+
+    /// After a fault: agrees with the ranks that are left on who they are ([`Bootstrap::recover`], unless another
+    /// communicator's recovery has done so), and begins anew with them. All of them call it together, each
+    /// with the bootstrap of [`Self::new`]. Open rounds and kept routings are over; their handles may be dropped at any
+    /// time. Captured graphs stay valid; their launches, which this cannot know of, have ended. Addresses stay, and what a rank that was
+    /// left out still writes goes to memory that nobody reads.
+    ///
+    /// # Errors
+    /// [`MemoryError::Masked`] on a rank that the others left out; kernels that do not end; a driver error; or a failed
+    /// meeting, such as when another rank is lost meanwhile. Until a further call succeeds, all others are refused.
+    pub fn recover(&self, bootstrap: &mut Bootstrap) -> Result<(), EpError> {
+        self.shared.endpoint.recover(bootstrap)
+    }
+
+    /// Begins anew with the ranks of a new bootstrap, among them ranks that were lost: they call [`Self::new`] where this
+    /// rank calls this, with an equal description, or this too if they have only been masked. Otherwise as
+    /// [`Self::recover`].
+    ///
+    /// # Errors
+    /// As [`Self::new`] and [`Self::recover`].
+    pub fn rejoin(&self, bootstrap: &mut Bootstrap) -> Result<(), EpError> {
+        let desc = self.shared.plan.desc;
+        let shape = (desc.ranks, desc);
+        self.shared.endpoint.rejoin(bootstrap, ALLOCATE, shape)
     }
 
     /// Sets how long kernels launched from now on wait for a peer; at least 1 ns.

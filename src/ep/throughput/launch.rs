@@ -13,6 +13,9 @@ use crate::params::{
     EpTpDispatchRecvParams, EpTpDispatchSendParams,
 };
 
+/// The meeting that ends what a rank allocates by itself.
+pub(super) const ALLOCATE: &str = "throughput all-to-all: allocate";
+
 /// Which instance of the last kernel a call wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OutputType {
@@ -91,8 +94,7 @@ impl Shared {
         context: &Arc<Context>,
     ) -> Result<Self, EpError> {
         let local = Self::local(plan, bootstrap.rank(), context);
-        let (local, received, counted, kernels) =
-            bootstrap.agree("throughput all-to-all: allocate", local)?;
+        let (local, received, counted, kernels) = bootstrap.agree(ALLOCATE, local)?;
         Ok(Self {
             plan: *plan,
             endpoint: local.join(bootstrap, context, plan.heap.bytes, plan.desc.timeout)?,
@@ -228,9 +230,15 @@ impl Shared {
         self.endpoint.launch(desk, stream, (kernel, ctas), &params)
     }
 
-    /// Notes that nobody will call the rest of `epoch`, and runs what is owed. Nothing if the round has ended.
-    pub(super) fn abandon(&self, epoch: u64) {
-        self.endpoint.desk().ledger.abandon(epoch);
+    /// Notes that nobody will call the rest of `epoch`, and runs what is owed. Nothing if the round, or its membership, has ended.
+    pub(super) fn abandon(&self, epoch: u64, membership: u64) {
+        {
+            let mut desk = self.endpoint.desk();
+            if desk.membership() != membership {
+                return;
+            }
+            desk.ledger.abandon(epoch);
+        }
         // After a fault or a failure the peers are told by poison or deadline; there is nothing to run.
         if let Ok(mut desk) = self.endpoint.enter() {
             self.run_owed(&mut desk);

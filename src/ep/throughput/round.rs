@@ -86,6 +86,7 @@ fn check_rows(
 pub struct Routing {
     shared: Arc<Shared>,
     counted: Arc<Counted>,
+    membership: u64,
     tokens: u32,
     first: u32,
 }
@@ -115,7 +116,7 @@ impl Routing {
             again: 1,
             ..Default::default()
         };
-        let kept = (self.first, Some(&self.counted));
+        let kept = (self.first, Some((&self.counted, self.membership)));
         let round = OpenRound::begin(&self.shared, stream, kept, (count, send))?;
         Ok(DispatchInFlight { round })
     }
@@ -127,6 +128,7 @@ pub(super) struct OpenRound {
     shared: Arc<Shared>,
     counted: Arc<Counted>,
     epoch: u64,
+    membership: u64,
     tokens: u32,
     first: u32,
 }
@@ -137,14 +139,18 @@ impl OpenRound {
     pub(super) fn begin(
         shared: &Arc<Shared>,
         stream: &Stream,
-        (first, counted): (u32, Option<&Arc<Counted>>),
+        (first, counted): (u32, Option<(&Arc<Counted>, u64)>),
         (count, send): (EpTpCountParams, EpTpDispatchSendParams),
     ) -> Result<Self, EpError> {
         let mut desk = shared.endpoint.enter()?;
+        if let Some((_, membership)) = counted {
+            desk.still(Operation::Count, membership)?;
+        }
         let coming = desk.ledger.coming_epoch();
         shared.end_owed(&mut desk, Operation::Count, coming)?;
         let epoch = desk.ledger.next_epoch()?;
-        let counted = counted.map_or_else(|| shared.counted(epoch), Arc::clone);
+        let counted =
+            counted.map_or_else(|| shared.counted(epoch), |(counted, _)| Arc::clone(counted));
         shared.count(&mut desk, stream, (&counted, count))?;
         shared.dispatch_send(&mut desk, stream, (&counted, send))?;
         shared.endpoint.begin(&mut desk, stream)?;
@@ -152,6 +158,7 @@ impl OpenRound {
             shared: Arc::clone(shared),
             counted,
             epoch,
+            membership: desk.membership(),
             tokens: send.tokens,
             first,
         })
@@ -161,7 +168,7 @@ impl OpenRound {
 impl Drop for OpenRound {
     /// Does nothing for a round that has run all its kernels.
     fn drop(&mut self) {
-        self.shared.abandon(self.epoch);
+        self.shared.abandon(self.epoch, self.membership);
     }
 }
 
@@ -178,11 +185,18 @@ impl DispatchInFlight {
     /// # Errors
     /// [`EpError::OutOfOrder`], [`EpError::Capture`], an earlier fault, a driver error. The round is then abandoned.
     pub fn finish(self, stream: &Stream) -> Result<DispatchHandle, EpError> {
-        let OpenRound { shared, epoch, .. } = &self.round;
+        let OpenRound {
+            shared,
+            epoch,
+            membership,
+            ..
+        } = &self.round;
         let mut desk = shared.endpoint.enter()?;
-        shared
-            .endpoint
-            .turn(&desk, stream, (Operation::DispatchRecv, *epoch))?;
+        shared.endpoint.turn(
+            &desk,
+            stream,
+            (Operation::DispatchRecv, *epoch, *membership),
+        )?;
         shared.dispatch_recv(&mut desk, stream, *epoch, Abandon::No)?;
         desk.ledger.launched(Operation::DispatchRecv, *epoch);
         shared.run_owed(&mut desk);
@@ -227,10 +241,15 @@ impl DispatchHandle {
             shared,
             counted,
             epoch,
+            membership,
             tokens,
             first,
         } = &self.round;
-        if shared.endpoint.enter()?.ledger.capture(*epoch).is_some() {
+        let desk = shared.endpoint.enter()?;
+        desk.still(Operation::Count, *membership)?;
+        let captured = desk.ledger.capture(*epoch).is_some();
+        drop(desk);
+        if captured {
             let arguments = shared.endpoint.arguments("reuse");
             return Err(arguments.refuse("round", "captured".into(), "one outside of a capture"));
         }
@@ -238,6 +257,7 @@ impl DispatchHandle {
         Ok(Routing {
             shared: Arc::clone(shared),
             counted: Arc::clone(counted),
+            membership: *membership,
             tokens: *tokens,
             first: *first,
         })
@@ -267,13 +287,18 @@ impl DispatchHandle {
         stream: &Stream,
         y: &Buffer<bf16>,
     ) -> Result<CombineInFlight, EpError> {
-        let OpenRound { shared, epoch, .. } = &self.round;
+        let OpenRound {
+            shared,
+            epoch,
+            membership,
+            ..
+        } = &self.round;
         let arguments = shared.endpoint.arguments("combine");
         let y = arguments.rows("y", y, [0, shared.plan.max_rows, shared.plan.desc.hidden])?;
         let mut desk = shared.endpoint.enter()?;
         shared
             .endpoint
-            .turn(&desk, stream, (Operation::CombineSend, *epoch))?;
+            .turn(&desk, stream, (Operation::CombineSend, *epoch, *membership))?;
         shared.combine_send(&mut desk, stream, Some(y))?;
         desk.ledger.launched(Operation::CombineSend, *epoch);
         shared.run_owed(&mut desk);
@@ -301,6 +326,7 @@ impl CombineInFlight {
             shared,
             counted,
             epoch,
+            membership,
             tokens,
             first,
         } = &self.round;
@@ -317,10 +343,11 @@ impl CombineInFlight {
             ..Default::default()
         };
         let mut desk = shared.endpoint.enter()?;
+        desk.still(Operation::CombineRecv, *membership)?;
         shared.end_owed(&mut desk, Operation::CombineRecv, *epoch)?;
         shared
             .endpoint
-            .turn(&desk, stream, (Operation::CombineRecv, *epoch))?;
+            .turn(&desk, stream, (Operation::CombineRecv, *epoch, *membership))?;
         shared.combine_recv(&mut desk, stream, kind, (Some(counted), params))?;
         desk.ledger.launched(Operation::CombineRecv, *epoch);
         shared.run_owed(&mut desk);
