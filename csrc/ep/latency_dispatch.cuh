@@ -12,17 +12,19 @@
 
 namespace hadal::ep {
 
-/// What stands before a row in its slot: where it comes from, the low word of its epoch, its length.
+/// What stands before a row in its slot: where it comes from, the low word of its epoch, a check word.
 __device__ __forceinline__ uint4 slot_header(const hadal_ep_latency& ep, uint64_t epoch,
                                              uint32_t token, uint32_t k) {
-    return uint4{token, k, static_cast<uint32_t>(epoch), ep.slot_bytes};
+    return uint4{token, k, static_cast<uint32_t>(epoch),
+                 header_check(token, k, epoch, ep.slot_bytes)};
 }
 
 /// Whether a header can be of this round.
 __device__ __forceinline__ bool header_holds(const hadal_ep_latency& ep, uint64_t epoch,
                                              const uint4& header) {
     return header.x < ep.max_tokens && header.y < ep.topk &&
-           header.z == static_cast<uint32_t>(epoch) && header.w == ep.slot_bytes;
+           header.z == static_cast<uint32_t>(epoch) &&
+           header.w == header_check(header.x, header.y, epoch, ep.slot_bytes);
 }
 
 /// Writes one token row into a slot with one warp.

@@ -70,7 +70,8 @@ __device__ __forceinline__ Header load_header(const hadal_ep_throughput& ep, uin
     const uint64_t header = slot + ep.payload_bytes;
     const uint4 words = isa::ld_global_v4(header);
     Header h{words.x, words.y >> 16, words.y & 0xffffu, 0, 0, false};
-    bool bad = words.z != static_cast<uint32_t>(epoch) || h.choices >> ep.topk != 0 ||
+    bool bad = words.z != static_cast<uint32_t>(epoch) ||
+               words.w != header_check(words.x, words.y, epoch, ep.slot_bytes) || h.choices >> ep.topk != 0 ||
                h.token >= ep.max_tokens || h.place >= results_per_token(ep);
     if (!bad && (h.choices >> lane & 1u) != 0) {
         const uint32_t before = __popc(h.choices & ((1u << lane) - 1));

@@ -136,8 +136,10 @@ __device__ __forceinline__ void send_token(const hadal_ep_tp_dispatch_send_param
         const uint64_t header = to + ep.payload_bytes;
         if (lane == rank) slot = to;
         if (lane == 0) {
-            isa::st_global_v4(header, uint4{token, choices | place << 16,
-                                            static_cast<uint32_t>(epoch), 0});
+            const uint32_t second = choices | place << 16;
+            isa::st_global_v4(header,
+                              uint4{token, second, static_cast<uint32_t>(epoch),
+                                    header_check(token, second, epoch, ep.slot_bytes)});
         }
         if (owner == rank) {
             const uint32_t before = __popc(choices & ((1u << lane) - 1));

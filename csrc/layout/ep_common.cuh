@@ -26,6 +26,14 @@ __host__ __device__ constexpr uint64_t signal_count(uint64_t word) {
 static_assert(signal_epoch(signal_word(7, 3)) == 7 && signal_count(signal_word(7, 3)) == 3,
               "epoch and count come back");
 
+/// The last word of a row's header, which follows from the others, the epoch and the row's length: a change of any one of
+/// them shows.
+__host__ __device__ constexpr uint32_t header_check(uint32_t first, uint32_t second, uint64_t epoch,
+                                                    uint32_t length) {
+    return first * 0x9e3779b1u + second * 0x85ebca77u +
+           static_cast<uint32_t>(epoch) * 0xc2b2ae3du + length;
+}
+
 // --- struct hadal_ep_source as one 8-byte word ---
 
 static_assert(sizeof(hadal_ep_source) == 8, "token in the low word, rank and k in the high one");

@@ -13,6 +13,7 @@ mod chunks;
 mod compare;
 mod graphs;
 mod latency;
+mod membership;
 mod plans;
 #[path = "../support/process.rs"]
 mod process;

@@ -16,7 +16,7 @@ use super::door::{Door, knock_tcp, knock_unix, listen_unix};
 use super::environment::Place;
 use super::link::{Frame, Link, LinkError};
 use super::proof::{Hello, Key, Keys, LEAST_SECRET, Purpose};
-use super::{Bootstrap, DEFAULT_DEADLINE};
+use super::{Bootstrap, DEFAULT_DEADLINE, MOST_RANKS};
 use crate::memory::MemoryError;
 
 const OPERATION: &str = "rendezvous";
@@ -52,14 +52,14 @@ impl Rendezvous {
     /// is known to all ranks and nobody else.
     ///
     /// # Errors
-    /// [`MemoryError::Ranks`] for a rank that is none of `ranks`, [`MemoryError::Secret`] for a
+    /// [`MemoryError::Ranks`] for a rank that is none of `ranks`, or more than 64 of them, [`MemoryError::Secret`] for a
     /// secret that is too short.
     pub fn new(
         [rank, ranks]: [u32; 2],
         (host, port): (&str, u16),
         secret: &[u8],
     ) -> Result<Self, MemoryError> {
-        if rank >= ranks {
+        if rank >= ranks || ranks > MOST_RANKS {
             return Err(MemoryError::Ranks { rank, ranks });
         }
         if secret.len() < LEAST_SECRET {

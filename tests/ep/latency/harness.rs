@@ -45,7 +45,12 @@ impl<'a> Rank<'a> {
 
     /// The device data of `round`.
     pub(crate) fn round(&self, round: u64) -> Round<'_> {
-        Round::new(self, round)
+        Round::new(self, self.case, round)
+    }
+
+    /// The device data of the first round of a case of the same shape.
+    pub(crate) fn round_of<'b>(&'b self, case: &'b Case) -> Round<'b> {
+        Round::new(self, case, 0)
     }
 
     /// Dispatches, checks what arrives, combines, checks the sums.
@@ -69,6 +74,7 @@ impl<'a> Rank<'a> {
 /// Inputs and outputs of one rank in one round.
 pub(crate) struct Round<'a> {
     at: &'a Rank<'a>,
+    case: &'a Case,
     round: u64,
     codes: Buffer<u8>,
     values: Buffer<bf16>,
@@ -81,8 +87,8 @@ pub(crate) struct Round<'a> {
 }
 
 impl<'a> Round<'a> {
-    fn new(at: &'a Rank<'a>, round: u64) -> Self {
-        let (case, rank, stream) = (at.case, at.rank, &at.stream);
+    fn new(at: &'a Rank<'a>, case: &'a Case, round: u64) -> Self {
+        let (rank, stream) = (at.rank, &at.stream);
         let rows = case.rows(round, rank);
         let values: Vec<bf16> = match case.payload {
             Payload::Fp8 => Vec::new(),
@@ -95,13 +101,14 @@ impl<'a> Round<'a> {
         let upload = |data: &[f32]| Buffer::from_slice(stream, data).unwrap();
         Self {
             at,
+            case,
             round,
             codes: Buffer::from_slice(stream, &rows).unwrap(),
             values: Buffer::from_slice(stream, &values).unwrap(),
             scales: upload(&case.scales(round, rank)),
             topk_idx: Buffer::from_slice(stream, &case.routing(round, rank)).unwrap(),
             weights: upload(&case.weights(round, rank)),
-            y: Buffer::from_slice(stream, &Self::answers(at, round)).unwrap(),
+            y: Buffer::from_slice(stream, &Self::answers(at, case, round)).unwrap(),
             f32_sums: upload(&vec![f32::from_bits(GUARD_F32); sums]),
             bf16_sums: Buffer::from_slice(stream, &vec![bf16::from_bits(GUARD_BF16); sums])
                 .unwrap(),
@@ -109,8 +116,8 @@ impl<'a> Round<'a> {
     }
 
     /// The experts' answers in the received layout; NaN where no row is.
-    fn answers(at: &Rank<'_>, round: u64) -> Vec<bf16> {
-        let (case, plan) = (at.case, at.buffers.plan());
+    fn answers(at: &Rank<'_>, case: &Case, round: u64) -> Vec<bf16> {
+        let plan = at.buffers.plan();
         let (hidden, max_rows) = (case.hidden as usize, plan.max_rows as usize);
         let received = case.received(round, at.rank);
         let mut y = vec![bf16::NAN; received.len() * max_rows * hidden];
@@ -126,7 +133,7 @@ impl<'a> Round<'a> {
     }
 
     pub(crate) fn input(&self) -> DispatchInput<'_> {
-        let rows = match self.at.case.payload {
+        let rows = match self.case.payload {
             Payload::Fp8 => Rows::Fp8 {
                 codes: &self.codes,
                 scales: &self.scales,
@@ -135,7 +142,7 @@ impl<'a> Round<'a> {
         };
         DispatchInput {
             first: 0,
-            tokens: self.at.case.tokens(self.round, self.at.rank),
+            tokens: self.case.tokens(self.round, self.at.rank),
             rows,
             topk_idx: &self.topk_idx,
         }
@@ -172,7 +179,7 @@ impl<'a> Round<'a> {
     }
 
     pub(crate) fn check_received(&self, handle: &DispatchHandle) {
-        let (case, plan, stream) = (self.at.case, handle.plan(), &self.at.stream);
+        let (case, plan, stream) = (self.case, handle.plan(), &self.at.stream);
         let expected = case.received(self.round, self.at.rank);
         let received = handle.received();
         let counts: Vec<i32> = expected.iter().map(|rows| rows.len() as i32).collect();
@@ -226,7 +233,7 @@ impl<'a> Round<'a> {
 
     /// Compares the sums over the experts that `counts` accepts, and the guard behind them.
     pub(crate) fn check_sums(&self, counts: impl Fn(u32) -> bool) {
-        let (case, stream) = (self.at.case, &self.at.stream);
+        let (case, stream) = (self.case, &self.at.stream);
         let mut expected = case.sums(self.round, self.at.rank, counts);
         let what = format!("sum [token][{}]", case.hidden);
         if self.round.is_multiple_of(2) {

@@ -1,0 +1,4 @@
+//! Ranks that are lost, masked, and come back.
+
+pub(crate) mod communicator;
+mod threads;

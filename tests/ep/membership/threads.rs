@@ -1,0 +1,211 @@
+//! Ranks as threads: a rank stops, the others go on without it, and it comes back.
+
+use std::time::{Duration, Instant};
+
+use hadal::ep::{EpError, Fault, FaultKind, Operation};
+use hadal::memory::{Bootstrap, MemoryError};
+
+use super::communicator::{Communicator, Mode, RANKS, Until};
+use crate::ranks::on_ranks;
+
+const DEADLINE: Duration = Duration::from_millis(400);
+/// Of healthy rounds, and of meetings in which nobody is missing.
+const LONG: Duration = Duration::from_secs(60);
+/// The rank that is lost.
+const LOST: u32 = 1;
+
+/// A second bootstrap of the same ranks, whose sides wait for their threads.
+fn second() -> Vec<std::sync::Mutex<Option<Bootstrap>>> {
+    let sides = Bootstrap::in_process(RANKS).unwrap();
+    sides
+        .into_iter()
+        .map(|side| std::sync::Mutex::new(Some(side)))
+        .collect()
+}
+
+fn fault(result: Result<(), EpError>) -> Fault {
+    match result {
+        Err(EpError::Fault(fault)) => fault,
+        other => panic!("expected a fault, got {other:?}"),
+    }
+}
+
+/// Where the lost rank stops.
+#[derive(Debug, Clone, Copy)]
+enum Stops {
+    BeforeDispatch,
+    BeforeCombine,
+}
+
+fn loses_and_regains(mode: Mode, stops: Stops) {
+    let again = second();
+    on_ranks(RANKS, |mut side| {
+        let rank = side.rank();
+        side.set_deadline(LONG);
+        let at = Communicator::open(mode, LONG, &mut side);
+        for seed in 0..3 {
+            at.round(seed, Until::Combined).unwrap();
+        }
+        let before = at.members();
+        at.set_timeout(DEADLINE);
+        let start = Instant::now();
+        if rank == LOST {
+            if matches!(stops, Stops::BeforeCombine) {
+                at.round(3, Until::Dispatched).unwrap();
+            }
+        } else {
+            let found = fault(at.round(3, Until::Combined));
+            let took = start.elapsed();
+            assert!(
+                took < DEADLINE + Duration::from_secs(1),
+                "{found}: {took:?}"
+            );
+            assert!(
+                found.peer == LOST || found.kind == FaultKind::Poisoned,
+                "{found}"
+            );
+            side.set_deadline(DEADLINE);
+            at.recover(&mut side).unwrap();
+            assert_eq!(at.masked(), [LOST], "{mode:?}");
+            assert_eq!(at.members(), side.members());
+            assert!(at.members().epoch() > before.epoch());
+            at.set_timeout(LONG);
+            side.set_deadline(LONG);
+            for seed in 10..14 {
+                at.round(seed, Until::Combined).unwrap();
+            }
+        }
+        let mut side = again[rank as usize].lock().unwrap().take().unwrap();
+        side.set_deadline(LONG);
+        at.rejoin(&mut side).unwrap();
+        assert!(at.masked().is_empty() && at.members().epoch() > before.epoch() + 1);
+        assert_eq!(at.members(), side.members());
+        at.set_timeout(LONG);
+        for seed in 20..24 {
+            at.round(seed, Until::Combined).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_rank_that_stops_before_its_dispatch_is_masked_and_comes_back() {
+    for mode in Mode::ALL {
+        loses_and_regains(mode, Stops::BeforeDispatch);
+    }
+}
+
+#[test]
+fn a_rank_that_stops_before_its_combine_is_masked_and_comes_back() {
+    for mode in Mode::ALL {
+        loses_and_regains(mode, Stops::BeforeCombine);
+    }
+}
+
+/// Two are lost one after the other; the last rank goes on alone.
+#[test]
+fn the_last_rank_goes_on_alone() {
+    for mode in Mode::ALL {
+        on_ranks(RANKS, |mut side| {
+            let rank = side.rank();
+            side.set_deadline(DEADLINE);
+            let at = Communicator::open(mode, LONG, &mut side);
+            for lost in [2, 0] {
+                at.set_timeout(DEADLINE);
+                if rank == lost {
+                    return;
+                }
+                fault(at.round(u64::from(lost), Until::Combined));
+                at.recover(&mut side).unwrap();
+                at.set_timeout(LONG);
+                at.round(7, Until::Combined).unwrap();
+            }
+            assert_eq!(at.masked(), [0, 2]);
+        });
+    }
+}
+
+/// A fault that no rank is lost by: all recover, nobody is masked.
+#[test]
+fn everybody_may_stay() {
+    for mode in Mode::ALL {
+        on_ranks(RANKS, |mut side| {
+            side.set_deadline(LONG);
+            let at = Communicator::open(mode, LONG, &mut side);
+            at.round(0, Until::Combined).unwrap();
+            at.set_timeout(DEADLINE);
+            if side.rank() == LOST {
+                // Late, but there.
+                std::thread::sleep(2 * DEADLINE);
+            }
+            fault(at.round(1, Until::Combined));
+            at.recover(&mut side).unwrap();
+            assert!(at.masked().is_empty());
+            at.set_timeout(LONG);
+            for seed in 2..6 {
+                at.round(seed, Until::Combined).unwrap();
+            }
+        });
+    }
+}
+
+/// A rank that comes too late is told, and comes back by another bootstrap.
+#[test]
+fn a_late_rank_is_told_that_it_is_masked() {
+    let again = second();
+    let met = std::sync::Barrier::new(RANKS as usize);
+    on_ranks(RANKS, |mut side| {
+        let rank = side.rank();
+        side.set_deadline(LONG);
+        let at = Communicator::open(Mode::ALL[0], LONG, &mut side);
+        at.set_timeout(DEADLINE);
+        if rank == LOST {
+            met.wait();
+            let error = at.recover(&mut side).unwrap_err();
+            let masked = matches!(error, EpError::Memory(MemoryError::Masked { .. }));
+            assert!(masked, "{error}");
+            // Nothing is possible before it is back.
+            let refused = at.round(1, Until::Combined).unwrap_err();
+            assert!(matches!(refused, EpError::Failed { .. }), "{refused}");
+        } else {
+            fault(at.round(0, Until::Combined));
+            side.set_deadline(DEADLINE);
+            at.recover(&mut side).unwrap();
+            met.wait();
+        }
+        let mut side = again[rank as usize].lock().unwrap().take().unwrap();
+        side.set_deadline(LONG);
+        at.rejoin(&mut side).unwrap();
+        at.set_timeout(LONG);
+        at.round(2, Until::Combined).unwrap();
+    });
+}
+
+/// Handles of rounds from before are refused, and dropping them disturbs nothing.
+#[test]
+fn rounds_from_before_are_over() {
+    for mode in Mode::ALL {
+        on_ranks(RANKS, |mut side| {
+            side.set_deadline(LONG);
+            let at = Communicator::open(mode, LONG, &mut side);
+            let kept = at.begin(0);
+            let dropped = at.begin(1);
+            at.recover(&mut side).unwrap();
+            let error = kept().unwrap_err();
+            let over = matches!(
+                error,
+                EpError::Membership {
+                    operation: Operation::CombineSend,
+                    began: 1,
+                    now: 2
+                }
+            );
+            assert!(over, "{error}");
+            at.round(2, Until::Combined).unwrap();
+            drop(dropped);
+            for seed in 3..6 {
+                at.round(seed, Until::Combined).unwrap();
+            }
+            at.check().unwrap();
+        });
+    }
+}
