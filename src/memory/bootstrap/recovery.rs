@@ -46,11 +46,8 @@ impl Bootstrap {
             epoch: self.members.epoch + 1,
             live: self.members.live,
         };
-        loop {
-            match self.propose(own)? {
-                Round::Next(next) => own = next,
-                Round::Decided => break,
-            }
+        while let Round::Next(next) = self.propose(own)? {
+            own = next;
         }
         self.members = Members {
             epoch: own.epoch,
