@@ -3,8 +3,8 @@
 use hadal::device::{Buffer, DeviceError, Stream};
 use hadal::params::NvlinkOutcome;
 use hadal::transfer::nvlink::{
-    Change, CollectivePlan, CopyPlan, Desc, Element, Form, NvLinkError, Path, Place, Source,
-    Target, Team, Until, Wait,
+    Change, CollectivePlan, CopyPlan, Desc, Element, Endpoint, Form, NvLinkError, Path, Place,
+    Source, Target, Team, Until, Wait,
 };
 
 use crate::harness::{Rank, context, on_ranks};
@@ -263,4 +263,25 @@ fn what_cannot_be_laid_out_is_refused() {
         layout.bytes,
         layout.gather_slots.offset + layout.gather_slots.bytes
     );
+}
+
+/// Its barriers are among all ranks.
+#[test]
+fn an_endpoint_needs_all_ranks() {
+    let mut sides = hadal::memory::Bootstrap::in_process(3).unwrap();
+    drop(sides.remove(1));
+    std::thread::scope(|scope| {
+        for mut side in sides {
+            scope.spawn(move || {
+                side.recover().unwrap();
+                let context = context(side.rank());
+                let error = Endpoint::new(&DESC, &mut side, &context).unwrap_err();
+                refused(
+                    Err(error),
+                    argument("members of the bootstrap", "ranks [0, 2]"),
+                );
+                side.barrier("nobody waits for anybody").unwrap();
+            });
+        }
+    });
 }

@@ -24,9 +24,19 @@ impl Process {
         [rank, ranks]: [u32; 2],
         port: u16,
     ) -> Self {
+        Self::start_with(body, &[[variable, value]], [rank, ranks], port)
+    }
+
+    /// The same with several variables.
+    pub(crate) fn start_with(
+        body: &str,
+        variables: &[[&str; 2]],
+        [rank, ranks]: [u32; 2],
+        port: u16,
+    ) -> Self {
         let child = Command::new(std::env::current_exe().unwrap())
             .args([body, "--exact", "--ignored", "--nocapture"])
-            .env(variable, value)
+            .envs(variables.iter().map(|[name, value]| (name, value)))
             .env("RANK", rank.to_string())
             .env("WORLD_SIZE", ranks.to_string())
             .env("LOCAL_RANK", rank.to_string())

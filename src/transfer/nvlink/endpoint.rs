@@ -84,12 +84,23 @@ impl Endpoint {
     /// Allocates this rank's window and maps everyone's. All ranks call it together, with an equal `desc`.
     ///
     /// # Errors
-    /// A description that cannot be laid out, a driver error here or on a peer, or a failed meeting.
+    /// A description that cannot be laid out, a bootstrap with masked ranks, a driver error here or on a peer, or a failed
+    /// meeting.
     pub fn new(
         desc: &Desc,
         bootstrap: &mut Bootstrap,
         context: &Arc<Context>,
     ) -> Result<Self, NvLinkError> {
+        let members = bootstrap.members();
+        if members.count() != bootstrap.ranks() {
+            // On all of them alike.
+            return Err(NvLinkError::Argument {
+                operation: "NVLink endpoint",
+                what: "members of the bootstrap",
+                value: format!("ranks {:?}", members.ranks().collect::<Vec<_>>()),
+                expected: format!("all {} ranks", bootstrap.ranks()),
+            });
+        }
         let own = Own::new(desc, bootstrap.ranks(), context);
         let Own {
             layout,

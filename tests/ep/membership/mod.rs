@@ -1,4 +1,5 @@
 //! Ranks that are lost, masked, and come back.
 
 pub(crate) mod communicator;
+mod processes;
 mod threads;
