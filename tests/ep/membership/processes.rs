@@ -22,6 +22,8 @@ const CHILD: &str = "membership::processes::child";
 const DEADLINE: Duration = Duration::from_secs(1);
 /// Where nothing is.
 const LONG: Duration = Duration::from_secs(60);
+/// One test at a time, so that deadlines are the machine's only concern.
+static ALONE: Mutex<()> = Mutex::new(());
 /// Rounds of the last generation.
 const LAST_ROUNDS: u64 = 3;
 
@@ -29,7 +31,8 @@ const LAST_ROUNDS: u64 = 3;
 struct Task {
     folder: PathBuf,
     rank: u32,
-    mode: Mode,
+    /// Its communicators, which take turns.
+    modes: Vec<Mode>,
     /// The first generation that it takes part in.
     generation: u64,
     /// Its first round that may fail; `None`: any.
@@ -58,13 +61,11 @@ fn number(value: Option<u64>) -> String {
 
 impl Task {
     fn variables(&self) -> [String; 7] {
-        let mode = Mode::ALL
-            .iter()
-            .position(|mode| *mode == self.mode)
-            .unwrap();
+        let index = |mode: &Mode| Mode::ALL.iter().position(|m| m == mode).unwrap();
+        let modes = self.modes.iter().map(|mode| index(mode).to_string());
         [
             self.folder.to_str().unwrap().to_owned(),
-            mode.to_string(),
+            modes.collect::<Vec<_>>().join(","),
             self.generation.to_string(),
             number(self.fails),
             number(self.lost.map(u64::from)),
@@ -75,11 +76,14 @@ impl Task {
 
     fn read() -> Self {
         let text = VARIABLES.map(|name| std::env::var(name).expect("called by the parent"));
-        let [folder, mode, generation, fails, lost, kind, late] = text;
+        let [folder, modes, generation, fails, lost, kind, late] = text;
         Self {
             folder: folder.into(),
             rank: std::env::var("RANK").unwrap().parse().unwrap(),
-            mode: Mode::ALL[mode.parse::<usize>().unwrap()],
+            modes: modes
+                .split(',')
+                .map(|mode| Mode::ALL[mode.parse::<usize>().unwrap()])
+                .collect(),
             generation: generation.parse().unwrap(),
             fails: fails.parse().ok(),
             lost: lost.parse().ok(),
@@ -145,7 +149,7 @@ fn open_files() -> usize {
 #[ignore = "called by the tests below in a process of its own"]
 fn child() {
     let task = Task::read();
-    let mut at: Option<Communicator> = None;
+    let mut all: Vec<Communicator> = Vec::new();
     let mut files = None;
     for generation in task.generation.. {
         let port_file = task.folder.join(format!("port-{generation}"));
@@ -153,17 +157,15 @@ fn child() {
         let port = std::fs::read_to_string(port_file).unwrap().parse().unwrap();
         let place = Rendezvous::new([task.rank, RANKS], ("127.0.0.1", port), SECRET.as_bytes());
         let mut side = place.unwrap().with_deadline(LONG).connect().unwrap();
-        match &at {
-            None => at = Some(Communicator::open(task.mode, LONG, &mut side)),
-            Some(at) => at.rejoin(&mut side).unwrap(),
+        if all.is_empty() {
+            let open = |mode: &Mode| Communicator::open(*mode, LONG, &mut side);
+            all = task.modes.iter().map(open).collect();
+        } else {
+            all.iter().for_each(|at| at.rejoin(&mut side).unwrap());
         }
-        let at = at.as_ref().unwrap();
-        assert!(at.masked().is_empty());
+        assert!(all.iter().all(|at| at.masked().is_empty()));
         if task.folder.join(format!("last-{generation}")).exists() {
-            at.set_timeout(LONG);
-            for round in 0..LAST_ROUNDS {
-                at.round(round, Until::Combined).unwrap();
-            }
+            rounds(&all, 0..LAST_ROUNDS);
             side.barrier("end").unwrap();
             // What an earlier generation had is gone.
             assert!(
@@ -174,21 +176,32 @@ fn child() {
         }
         files.get_or_insert_with(open_files);
         task.mark("ready", generation);
-        let (fault, took) = rounds_until_fault(at, task.fails);
+        let (fault, took) = rounds_until_fault(&all, task.fails);
         if task.lost == Some(task.rank) {
-            comes_late(&task, at, &mut side, generation);
+            comes_late(&task, &all, &mut side, generation);
         } else {
-            goes_on(&task, at, &mut side, (generation, &fault, took));
+            goes_on(&task, &all, &mut side, (generation, &fault, took));
+        }
+    }
+}
+
+/// Rounds that must not fail, of every communicator.
+fn rounds(all: &[Communicator], seeds: std::ops::Range<u64>) {
+    for at in all {
+        at.set_timeout(LONG);
+        for seed in seeds.clone() {
+            at.round(seed, Until::Combined).unwrap();
         }
     }
 }
 
 /// Rounds until one fails: why, and how long it took.
-fn rounds_until_fault(at: &Communicator, fails: Option<u64>) -> (Fault, Duration) {
-    at.set_timeout(if fails.is_some() { LONG } else { DEADLINE });
-    for round in 0.. {
+fn rounds_until_fault(all: &[Communicator], fails: Option<u64>) -> (Fault, Duration) {
+    let set_timeout = |timeout| all.iter().for_each(|at| at.set_timeout(timeout));
+    set_timeout(if fails.is_some() { LONG } else { DEADLINE });
+    for (round, at) in (0..).zip(all.iter().cycle()) {
         if fails == Some(round) {
-            at.set_timeout(DEADLINE);
+            set_timeout(DEADLINE);
         }
         let start = Instant::now();
         match at.round(round, Until::Combined) {
@@ -205,16 +218,16 @@ fn rounds_until_fault(at: &Communicator, fails: Option<u64>) -> (Fault, Duration
 }
 
 /// A rank that was damaged or slow, when the others have gone on.
-fn comes_late(task: &Task, at: &Communicator, side: &mut Bootstrap, generation: u64) {
+fn comes_late(task: &Task, all: &[Communicator], side: &mut Bootstrap, generation: u64) {
     task.wait_for_others("recovered", generation);
-    let error = at.recover(side).unwrap_err();
+    let error = all[0].recover(side).unwrap_err();
     let masked = matches!(error, EpError::Memory(MemoryError::Masked { .. }));
     assert!(masked, "{error}");
 }
 
 fn goes_on(
     task: &Task,
-    at: &Communicator,
+    all: &[Communicator],
     side: &mut Bootstrap,
     (generation, fault, took): (u64, &Fault, Duration),
 ) {
@@ -230,18 +243,15 @@ fn goes_on(
         task.rank
     );
     side.set_deadline(DEADLINE);
-    at.recover(side).unwrap();
-    let masked = at.masked();
+    all.iter().for_each(|at| at.recover(side).unwrap());
+    let masked = all[0].masked();
     assert_eq!(masked.len(), 1);
     assert!(task.lost.is_none_or(|lost| masked == [lost]), "{masked:?}");
-    at.set_timeout(LONG);
     side.set_deadline(LONG);
-    for round in 0..2 {
-        at.round(100 + round, Until::Combined).unwrap();
-    }
+    rounds(all, 100..102);
     task.mark("recovered", generation);
     std::thread::sleep(task.late);
-    at.round(102, Until::Combined).unwrap();
+    rounds(all, 102..103);
     task.mark("done", generation);
 }
 
@@ -256,15 +266,13 @@ enum Then {
 
 /// One generation that ends by `fault` at rank 1, and a last one.
 fn loses_one(mode: Mode, fault: &str, (kind, late): (FaultKind, Duration), then: Then) {
-    // One at a time, so that deadlines are the machine's only concern.
-    static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     let lost = 1;
     let task = |rank, generation| Task {
         folder: folder.path().to_path_buf(),
         rank,
-        mode,
+        modes: vec![mode],
         generation,
         fails: Some(2),
         lost: Some(lost),
@@ -282,9 +290,9 @@ fn loses_one(mode: Mode, fault: &str, (kind, late): (FaultKind, Duration), then:
         while !recovered.exists() {
             let ended = ranks[rank as usize].0.try_wait().unwrap();
             if ended.is_some() || start.elapsed() > 2 * LONG {
-                println!("{mode:?}, {fault}: rank {rank} does not recover");
+                // Its output is the panic's message.
                 ranks.swap_remove(rank as usize).finish();
-                panic!("it ended well, without recovering");
+                panic!("{mode:?}, {fault}: rank {rank} ended well, without recovering");
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -382,4 +390,86 @@ fn corrupted_counts_and_headers() {
             Then::Returns,
         );
     }
+}
+
+/// Processes are killed one after another at random moments of their rounds, each replaced by a new one; the others
+/// live through all of it. Returns how many were.
+fn kills(count: u64, seed: u64) -> u64 {
+    let folder = tempfile::tempdir().unwrap();
+    let task = |rank, generation| Task {
+        folder: folder.path().to_path_buf(),
+        rank,
+        modes: vec![
+            Mode::Latency(Payload::Bf16),
+            Mode::Throughput(Reduce::PerExpert),
+        ],
+        generation,
+        fails: None,
+        lost: None,
+        kind: FaultKind::Timeout,
+        late: Duration::ZERO,
+    };
+    let open = |generation: u64| {
+        if generation == count {
+            std::fs::write(folder.path().join(format!("last-{generation}")), "").unwrap();
+        }
+        let path = folder.path().join(format!("port-{generation}"));
+        publish(&path, &port().to_string());
+    };
+    let mut random = seed;
+    let mut below = |limit: u64| {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % limit
+    };
+    let mut ranks: Vec<Process> = (0..RANKS).map(|rank| task(rank, 0).start(None)).collect();
+    open(0);
+    for generation in 0..count {
+        if !arrive(&mut ranks, folder.path(), &format!("ready-{generation}")) {
+            return generation;
+        }
+        std::thread::sleep(Duration::from_micros(below(60_000)));
+        let lost = below(RANKS.into()) as u32;
+        // The old process is killed by the assignment at the latest; this is the moment.
+        let _ = ranks[lost as usize].0.kill();
+        ranks[lost as usize] = task(lost, generation + 1).start(None);
+        open(generation + 1);
+    }
+    ranks.into_iter().for_each(Process::finish);
+    count
+}
+
+/// Waits for the mark of every rank; false where one has ended without it, after its output.
+fn arrive(ranks: &mut Vec<Process>, folder: &Path, mark: &str) -> bool {
+    for rank in 0..RANKS {
+        let path = folder.join(format!("{mark}-{rank}"));
+        while !path.exists() {
+            if ranks[rank as usize].0.try_wait().unwrap().is_some() {
+                ranks.swap_remove(rank as usize).finish();
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    true
+}
+
+#[test]
+fn a_few_kills() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    assert_eq!(kills(4, 5), 4);
+}
+
+#[test]
+#[ignore = "minutes: the sweep runs it"]
+#[expect(clippy::print_stdout, reason = "what the sweep tells")]
+fn a_hundred_kills() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (count, seed) = (100, 1);
+    let passed = kills(count, seed);
+    let failed = count - passed;
+    println!("{passed} passed, {failed} failed");
+    println!(r#"{{"sweep":"faults","kills":{count},"passed":{passed},"failed":{failed}}}"#);
+    assert_eq!(failed, 0, "seed {seed}");
 }

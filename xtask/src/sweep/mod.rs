@@ -1,5 +1,5 @@
-//! `sweep gemm` and `sweep ep`: the large cases of the GEMM and of the all-to-all. `sweep clients`:
-//! outside programs of the CUDA driver API, unmodified, on the software GPU.
+//! `sweep gemm` and `sweep ep`: the large cases of the GEMM and of the all-to-all. `sweep faults`: ranks that are killed.
+//! `sweep clients`: outside programs of the CUDA driver API, unmodified, on the software GPU.
 //!
 //! They are installed under `target/clients/`, from pinned sources. Every test of theirs must pass,
 //! apart from those that `docs/softgpu-clients.md` lists one by one with a reason; a listed test that
@@ -54,6 +54,8 @@ enum Subject {
     Gemm,
     /// The large cases of `tests/ep/cases.toml`
     Ep,
+    /// The all-to-all while ranks' processes are killed, a hundred times
+    Faults,
 }
 
 /// An outside client.
@@ -91,6 +93,7 @@ pub(crate) fn run(sweep: &Sweep) -> Result<ExitCode> {
         Subject::Clients => clients(sweep),
         Subject::Gemm => large("gemm", "cases::sweep"),
         Subject::Ep => large("ep", "cases::large"),
+        Subject::Faults => large("ep", "membership::processes::a_hundred_kills"),
     }
 }
 
