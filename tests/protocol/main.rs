@@ -8,6 +8,7 @@
     reason = "a model of a few bytes, and a failure is a failed test"
 )]
 
+mod agreement;
 mod calls;
 mod machine;
 mod modes;

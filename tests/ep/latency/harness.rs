@@ -152,6 +152,12 @@ impl<'a> Round<'a> {
         self.topk_idx.copy_from(&self.at.stream, entries).unwrap();
     }
 
+    /// Has the experts answer what they receive in the first round of `case`.
+    pub(crate) fn answer_as(&mut self, case: &Case) {
+        let answers = Self::answers(self.at, case, 0);
+        self.y.copy_from(&self.at.stream, &answers).unwrap();
+    }
+
     pub(crate) fn y(&self) -> &Buffer<bf16> {
         &self.y
     }
@@ -162,6 +168,14 @@ impl<'a> Round<'a> {
 
     /// Combines into F32 in even rounds, into BF16 in odd ones.
     pub(crate) fn combine(&mut self, handle: DispatchHandle) -> Result<(), EpError> {
+        self.combine_on(&self.at.stream, handle)
+    }
+
+    pub(crate) fn combine_on(
+        &mut self,
+        stream: &Stream,
+        handle: DispatchHandle,
+    ) -> Result<(), EpError> {
         let input = CombineInput {
             topk_idx: &self.topk_idx,
             weights: &self.weights,
@@ -171,7 +185,7 @@ impl<'a> Round<'a> {
         } else {
             Output::Bf16(&mut self.bf16_sums)
         };
-        handle.combine(&self.at.stream, &self.y, &input, output)
+        handle.combine(stream, &self.y, &input, output)
     }
 
     pub(crate) fn place(&self) -> String {

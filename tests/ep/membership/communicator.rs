@@ -47,7 +47,11 @@ fn tokens(masked: &[u32]) -> Vec<u32> {
 }
 
 /// A case lives as long as the test.
-fn latency_case(combine: Payload, seed: u64, masked: &[u32]) -> &'static latency_model::Case {
+pub(crate) fn latency_case(
+    combine: Payload,
+    seed: u64,
+    masked: &[u32],
+) -> &'static latency_model::Case {
     Box::leak(Box::new(latency_model::Case {
         ranks: RANKS,
         experts: EXPERTS,
@@ -63,7 +67,11 @@ fn latency_case(combine: Payload, seed: u64, masked: &[u32]) -> &'static latency
     }))
 }
 
-fn throughput_case(reduce: Reduce, seed: u64, masked: &[u32]) -> &'static throughput_model::Case {
+pub(crate) fn throughput_case(
+    reduce: Reduce,
+    seed: u64,
+    masked: &[u32],
+) -> &'static throughput_model::Case {
     Box::leak(Box::new(throughput_model::Case {
         experts: EXPERTS,
         topk: 3,
@@ -151,6 +159,24 @@ impl Communicator {
             Self::Latency(_, at) => at.buffers.check(),
             Self::Throughput(_, at) => at.buffers.check(),
         }
+    }
+
+    pub(crate) fn synchronize(&self) {
+        match self {
+            Self::Latency(_, at) => at.buffers.synchronize(&at.stream),
+            Self::Throughput(_, at) => at.buffers.synchronize(&at.stream),
+        }
+        .unwrap();
+    }
+
+    /// The ranks that the device says take no part.
+    pub(crate) fn stats_masked(&self) -> Vec<u32> {
+        let stats = match self {
+            Self::Latency(_, at) => at.buffers.stats(&at.stream),
+            Self::Throughput(_, at) => at.buffers.stats(&at.stream),
+        };
+        let masked = stats.unwrap().peers.into_iter().filter(|peer| peer.masked);
+        masked.map(|peer| peer.peer).collect()
     }
 
     /// A round, checked against the model for the ranks that take part. One that is only dispatched is left like that, as by

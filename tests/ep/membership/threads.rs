@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use hadal::ep::throughput::Reduce;
 use hadal::ep::{EpError, Fault, FaultKind, Operation};
 use hadal::memory::{Bootstrap, MemoryError};
 
-use super::communicator::{Communicator, Mode, RANKS, Until};
+use super::communicator::{Communicator, Mode, RANKS, Until, latency_case, throughput_case};
 use crate::ranks::on_ranks;
 
 const DEADLINE: Duration = Duration::from_millis(400);
@@ -208,4 +209,114 @@ fn rounds_from_before_are_over() {
             at.check().unwrap();
         });
     }
+}
+
+/// A kept routing is of the ranks that it was counted for.
+#[test]
+fn routings_from_before_are_over() {
+    on_ranks(RANKS, |mut side| {
+        side.set_deadline(LONG);
+        let at = Communicator::open(Mode::Throughput(Reduce::PerExpert), LONG, &mut side);
+        let Communicator::Throughput(_, rank) = &at else {
+            unreachable!("opened above")
+        };
+        let case = throughput_case(Reduce::PerExpert, 0, &[]);
+        let mut data = rank.round(case);
+        let handle = data.dispatch().unwrap();
+        let routing = handle.reuse().unwrap();
+        data.combine(handle).unwrap();
+        rank.synchronize(case);
+        at.recover(&mut side).unwrap();
+        let error = data.dispatch_again(&routing).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                EpError::Membership {
+                    began: 1,
+                    now: 2,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        drop(routing);
+        at.round(1, Until::Combined).unwrap();
+    });
+}
+
+/// Two rounds open at once, without the masked rank.
+#[test]
+fn rounds_overlap_without_a_masked_rank() {
+    for mode in Mode::ALL {
+        on_ranks(RANKS, |mut side| {
+            side.set_deadline(DEADLINE);
+            if side.rank() == LOST {
+                let _at = Communicator::open(mode, LONG, &mut side);
+                return;
+            }
+            let at = Communicator::open(mode, LONG, &mut side);
+            at.set_timeout(DEADLINE);
+            fault(at.round(0, Until::Combined));
+            at.recover(&mut side).unwrap();
+            at.set_timeout(LONG);
+            for seed in 0..4 {
+                let first = at.begin(2 * seed);
+                let second = at.begin(2 * seed + 1);
+                first().unwrap();
+                second().unwrap();
+                at.synchronize();
+            }
+            at.round(9, Until::Combined).unwrap();
+            assert_eq!(at.masked(), [LOST]);
+            assert_eq!(at.stats_masked(), [LOST]);
+        });
+    }
+}
+
+/// A graph that was captured among all ranks is launched without one, and with it again.
+#[test]
+#[expect(unsafe_code, reason = "a graph's launch is its caller's contract")]
+fn graphs_outlive_a_change_of_members() {
+    let again = second();
+    on_ranks(RANKS, |mut side| {
+        let rank = side.rank();
+        side.set_deadline(LONG);
+        let at = Communicator::open(Mode::ALL[0], LONG, &mut side);
+        let Communicator::Latency(combine, latency) = &at else {
+            unreachable!("the first mode")
+        };
+        at.round(0, Until::Combined).unwrap();
+        let all = latency_case(*combine, 1, &[]);
+        let mut data = latency.round_of(all);
+        let graph = latency.stream.capture(|stream| {
+            let handle = latency.buffers.dispatch(stream, &data.input())?;
+            data.combine_on(stream, handle)
+        });
+        let graph = graph.unwrap();
+        let launch = || {
+            // SAFETY: what was captured lives on, and only this stream uses it.
+            unsafe { graph.launch(&latency.stream) }.unwrap();
+            latency.buffers.synchronize(&latency.stream)
+        };
+        launch().unwrap();
+        data.check_sums(|_| true);
+        side.barrier("launched").unwrap();
+        if rank != LOST {
+            at.set_timeout(DEADLINE);
+            fault(at.round(2, Until::Combined));
+            side.set_deadline(DEADLINE);
+            at.recover(&mut side).unwrap();
+            // The lost rank's rows are not among those that the experts receive.
+            data.answer_as(latency_case(*combine, 1, &[LOST]));
+            launch().unwrap();
+            // Experts 3 and 4 are the lost rank's.
+            data.check_sums(|expert| !(3..5).contains(&expert));
+            data.answer_as(all);
+        }
+        let mut side = again[rank as usize].lock().unwrap().take().unwrap();
+        side.set_deadline(LONG);
+        at.rejoin(&mut side).unwrap();
+        launch().unwrap();
+        data.check_sums(|_| true);
+    });
 }
