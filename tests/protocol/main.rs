@@ -1,5 +1,5 @@
 //! `docs/protocol.md` as a model: every interleaving of three ranks with two buffers, up to two rounds open,
-//! dropped handles and one fault, in both modes. Nobody hangs, nobody reads a row of another round, nobody sees a
+//! dropped handles and one fault, in both modes, and of the NVLink primitives. Nobody hangs, nobody reads a row of another round, nobody sees a
 //! signal from the future; and the same search finds what is planted.
 //!
 //! The model follows the page, not the kernels.
@@ -12,6 +12,7 @@ mod agreement;
 mod calls;
 mod machine;
 mod modes;
+mod nvlink;
 
 use calls::{Call, Owed, Phase, dropping, halves, in_turn, overlapped, three_open};
 use machine::{RANKS, System, Wrong};
