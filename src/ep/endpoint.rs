@@ -301,13 +301,20 @@ impl Endpoint {
         self.desk().members
     }
 
-    /// Agrees with the ranks that are left on who they are, unless that has been done, and begins anew with them.
+    /// Agrees with the ranks that are left on who they are, unless that has been done, and begins anew with them. Ranks that are
+    /// lost meanwhile are left out as well.
     pub(in crate::ep) fn recover(&self, bootstrap: &mut Bootstrap) -> Result<(), EpError> {
         let before = self.close("the members recover")?;
-        if bootstrap.is_broken() || bootstrap.members().epoch() <= before.epoch() {
-            bootstrap.recover()?;
+        loop {
+            if bootstrap.is_broken() || bootstrap.members().epoch() <= before.epoch() {
+                bootstrap.recover()?;
+            }
+            let renewed = self.renew(bootstrap);
+            // A meeting that failed is a rank that was lost, and each is lost but once.
+            if renewed.is_ok() || !bootstrap.is_broken() {
+                return renewed;
+            }
         }
-        self.renew(bootstrap)
     }
 
     /// Begins anew with the members of another bootstrap; the counterpart of [`LocalEndpoint::join`], after `agree_on`.

@@ -114,8 +114,8 @@ impl ThroughputBuffers {
     /// left out still writes goes to memory that nobody reads.
     ///
     /// # Errors
-    /// [`MemoryError::Masked`] on a rank that the others left out; kernels that do not end; a driver error; or a failed
-    /// meeting, such as when another rank is lost meanwhile. Until a further call succeeds, all others are refused.
+    /// [`MemoryError::Masked`] on a rank that the others left out; kernels that do not end; a driver error, here or on a peer. Until
+    /// a further call succeeds, all others are refused.
     pub fn recover(&self, bootstrap: &mut Bootstrap) -> Result<(), EpError> {
         self.shared.endpoint.recover(bootstrap)
     }

@@ -320,3 +320,41 @@ fn graphs_outlive_a_change_of_members() {
         data.check_sums(|_| true);
     });
 }
+
+/// A rank agrees, and is lost before the windows are there: the others agree once more.
+#[test]
+fn a_rank_lost_during_the_recovery_is_masked_too() {
+    for mode in Mode::ALL {
+        on_ranks(RANKS, |mut side| {
+            side.set_deadline(LONG);
+            let at = Communicator::open(mode, LONG, &mut side);
+            match side.rank() {
+                LOST => {
+                    side.recover().unwrap();
+                }
+                _ => {
+                    at.recover(&mut side).unwrap();
+                    assert_eq!(at.masked(), [LOST]);
+                    assert!(at.members().epoch() > 2);
+                    at.round(0, Until::Combined).unwrap();
+                }
+            }
+        });
+    }
+}
+
+/// Faults and recoveries follow each other on one bootstrap.
+#[test]
+fn recovers_again_and_again() {
+    for mode in [Mode::ALL[0], Mode::ALL[2]] {
+        on_ranks(RANKS, |mut side| {
+            side.set_deadline(LONG);
+            let at = Communicator::open(mode, LONG, &mut side);
+            for turn in 0..20 {
+                at.recover(&mut side).unwrap();
+                assert_eq!(at.members().epoch(), turn + 2);
+                at.round(turn, Until::Combined).unwrap();
+            }
+        });
+    }
+}
