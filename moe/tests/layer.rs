@@ -16,7 +16,8 @@ use hadal_moe::layer::timeline::{Lane, Span};
 use hadal_moe::layer::{LayerDesc, MoeLayer, Output};
 use hadal_moe::seeded;
 use half::bf16;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 const HIDDEN: usize = 256;
 
@@ -59,6 +60,7 @@ struct Rank {
     context: Arc<Context>,
     stream: Stream,
     layer: MoeLayer,
+    side: Bootstrap,
 }
 
 /// Runs `test` on every rank of a layer, each on a thread of its own, and returns what they say.
@@ -76,6 +78,7 @@ fn on_ranks<T: Send>(desc: &LayerDesc, test: impl Fn(Rank) -> T + Sync) -> Vec<T
                     stream: Stream::new(&context).expect("a stream"),
                     layer: layer.expect("a layer"),
                     context,
+                    side: bootstrap,
                 })
             })
         };
@@ -97,6 +100,7 @@ fn a_captured_decode_replays_with_changing_tokens() {
             context,
             stream,
             mut layer,
+            side: _side,
         } = rank;
         let mut x = Buffer::from_slice(&stream, &rows(rank, TOKENS)).expect("memory");
         let mut valid = Buffer::from_slice(&stream, &[TOKENS as u32]).expect("memory");
@@ -148,6 +152,7 @@ fn prefill_overlaps_the_all_to_all_with_the_experts() {
             context,
             stream,
             mut layer,
+            side: _side,
         } = rank;
         let x = Buffer::from_slice(&stream, &rows(rank, TOKENS)).expect("memory");
         let mut output = Buffer::<f32>::alloc(&context, TOKENS * HIDDEN).expect("memory");
@@ -189,6 +194,7 @@ fn outputs_round_to_bf16_for_any_number_of_tokens() {
                 context,
                 stream,
                 mut layer,
+                side: _side,
             } = rank;
             for round in 0..4 {
                 // Also none, and one.
@@ -263,5 +269,65 @@ fn what_does_not_fit_is_refused_and_the_layer_goes_on() {
             .prefill(&stream, &x, 4, Output::F32(&mut output))
             .expect("enqueued");
         layer.synchronize(&stream).expect("no fault");
+    });
+}
+
+/// A rank is lost: the others learn it by a typed error, go on without its experts and count what they lack, and have it back
+/// later; the bits are those of before.
+#[test]
+fn a_lost_rank_is_done_without_and_comes_back() {
+    const TOKENS: usize = 24;
+    const DEADLINE: Duration = Duration::from_millis(500);
+    let desc = LayerDesc {
+        timeout: DEADLINE,
+        ..LayerDesc::new(config(), 3, TOKENS as u32)
+    };
+    let again = Bootstrap::in_process(3).expect("a bootstrap");
+    let again: Vec<_> = again
+        .into_iter()
+        .map(|side| Mutex::new(Some(side)))
+        .collect();
+    on_ranks(&desc, |rank| {
+        let Rank {
+            rank,
+            context,
+            stream,
+            mut layer,
+            mut side,
+        } = rank;
+        let x = Buffer::from_slice(&stream, &rows(rank, TOKENS)).expect("memory");
+        let mut output = Buffer::<f32>::alloc(&context, TOKENS * HIDDEN).expect("memory");
+        let mut forward = |layer: &mut MoeLayer, form: usize| {
+            let (to, count) = (Output::F32(&mut output), TOKENS as u32);
+            match form {
+                0 => layer.prefill(&stream, &x, count, to)?,
+                _ => layer.decode(&stream, &x, (count, None), to)?,
+            }
+            layer.synchronize(&stream)?;
+            Ok::<_, Error>(output.to_vec(&stream).expect("copied"))
+        };
+        let before = forward(&mut layer, 0).expect("all ranks are there");
+        assert_eq!(forward(&mut layer, 1).expect("all ranks are there"), before);
+        assert_eq!(
+            layer.lost_choices(&stream, TOKENS as u32).expect("counted"),
+            0
+        );
+        if rank != 1 {
+            let error = forward(&mut layer, 0).expect_err("rank 1 is lost");
+            assert!(matches!(error, Error::Device { .. }), "{error}");
+            side.set_deadline(DEADLINE);
+            layer.recover(&mut side).expect("two ranks are left");
+            let without = forward(&mut layer, 0).expect("without rank 1");
+            assert_eq!(forward(&mut layer, 1).expect("without rank 1"), without);
+            assert!(without != before && without.iter().all(|v| v.is_finite()));
+            let lost = layer.lost_choices(&stream, TOKENS as u32).expect("counted");
+            assert!(lost > 0 && lost < (TOKENS * 4) as u64, "{lost}");
+        }
+        let side = again[rank].lock().expect("no panic").take();
+        layer
+            .rejoin(&mut side.expect("its side"))
+            .expect("all ranks are back");
+        assert_eq!(forward(&mut layer, 0).expect("all ranks are back"), before);
+        assert_eq!(forward(&mut layer, 1).expect("all ranks are back"), before);
     });
 }

@@ -25,12 +25,14 @@ use crate::config::{BLOCK, Config, WeightFormat};
 use crate::error::{Error, Result};
 use capture::Kept;
 use hadal::device::{Buffer, Context, Event, Stream};
-use hadal::ep::latency::Payload;
-use hadal::ep::throughput::Reduce;
-use hadal::memory::Bootstrap;
+use hadal::ep::EpError;
+use hadal::ep::latency::{LatencyBuffers, Payload};
+use hadal::ep::throughput::{Reduce, ThroughputBuffers};
+use hadal::memory::{Bootstrap, Members};
 use hadal::moe::{Sum, add_shared};
 use half::bf16;
 use mlp::{Mlp, Names, Rows, Used};
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -283,15 +285,84 @@ impl MoeLayer {
     /// # Errors
     /// [`Error::Device`] with the fault.
     pub fn check(&self) -> Result<()> {
-        if let Some(prefill) = &self.prefill {
-            let check = prefill.buffers.check();
-            check.map_err(Error::device("all-to-all of prefill"))?;
+        self.all_to_alls(ThroughputBuffers::check, LatencyBuffers::check)
+    }
+
+    /// Does something to each of the all-to-alls that there are.
+    fn all_to_alls(
+        &self,
+        prefill: impl FnOnce(&ThroughputBuffers) -> std::result::Result<(), EpError>,
+        decode: impl FnOnce(&LatencyBuffers) -> std::result::Result<(), EpError>,
+    ) -> Result<()> {
+        if let Some(it) = &self.prefill {
+            prefill(&it.buffers).map_err(Error::device("all-to-all of prefill"))?;
         }
-        if let Some(decode) = &self.decode {
-            let check = decode.buffers.check();
-            check.map_err(Error::device("all-to-all of decode"))?;
+        if let Some(it) = &self.decode {
+            decode(&it.buffers).map_err(Error::device("all-to-all of decode"))?;
         }
         Ok(())
+    }
+
+    /// The ranks that take part. What a token asks of the experts of others, these do not contribute, as if it were dropped.
+    #[must_use]
+    pub fn members(&self) -> Option<Members> {
+        let prefill = self
+            .prefill
+            .as_ref()
+            .map(|prefill| prefill.buffers.members());
+        prefill.or_else(|| self.decode.as_ref().map(|decode| decode.buffers.members()))
+    }
+
+    /// After a fault: agrees with the ranks that are left on who they are, and goes on with them. All of them call it
+    /// together, each with the bootstrap of [`Self::new`]. Graphs that decode was captured into stay valid; their launches
+    /// have ended.
+    ///
+    /// # Errors
+    /// [`Error::Device`]: the others left this rank out, or the device failed.
+    pub fn recover(&mut self, bootstrap: &mut Bootstrap) -> Result<()> {
+        let bootstrap = RefCell::new(bootstrap);
+        self.all_to_alls(
+            |prefill| prefill.recover(&mut bootstrap.borrow_mut()),
+            |decode| decode.recover(&mut bootstrap.borrow_mut()),
+        )
+    }
+
+    /// Goes on with the ranks of a new bootstrap, among them ranks that were lost: they call [`Self::new`] where this rank
+    /// calls this, with an equal description, or this too if they were only left out.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn rejoin(&mut self, bootstrap: &mut Bootstrap) -> Result<()> {
+        let bootstrap = RefCell::new(bootstrap);
+        self.all_to_alls(
+            |prefill| prefill.rejoin(&mut bootstrap.borrow_mut()),
+            |decode| decode.rejoin(&mut bootstrap.borrow_mut()),
+        )
+    }
+
+    /// Of the last call, how many choices of this rank's `count` tokens were of experts that take no part, and so contributed
+    /// nothing. Waits for `stream`.
+    ///
+    /// # Errors
+    /// [`Error::Device`]: the choices cannot be read.
+    pub fn lost_choices(&self, stream: &Stream, count: u32) -> Result<u64> {
+        let Some(members) = self.members() else {
+            return Ok(0);
+        };
+        let lost = (0..self.desc.ranks).filter(|&rank| !members.contains(rank));
+        let lost: Vec<Range<usize>> = lost.map(|rank| self.desc.experts(rank)).collect();
+        if lost.is_empty() {
+            return Ok(0);
+        }
+        let chosen = self.tokens.topk_indices.to_vec(stream);
+        let chosen = chosen.map_err(Error::device("choices of experts"))?;
+        let entries = count as usize * self.desc.config.top_k;
+        let of_lost = |&index: &i32| {
+            let expert = usize::try_from(index);
+            expert.is_ok_and(|expert| lost.iter().any(|experts| experts.contains(&expert)))
+        };
+        let lost = chosen.iter().take(entries).filter(|index| of_lost(index));
+        Ok(lost.count() as u64)
     }
 
     /// Waits for everything that was enqueued on `stream`, a bounded time.
