@@ -7,6 +7,7 @@ use crate::tensors::TensorFile;
 use half::{bf16, f16};
 use safetensors::tensor::Dtype;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// What the names of a layer's tensors begin with, before its number.
@@ -80,7 +81,7 @@ impl RouterValues {
     }
 }
 
-/// All weights of a layer.
+/// Weights of a layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerWeights {
     /// Layer number in the checkpoint.
@@ -89,7 +90,9 @@ pub struct LayerWeights {
     pub router: RouterValues,
     /// Correction bias `[experts]`, where the family has one.
     pub bias: Option<Vec<f32>>,
-    /// Routed experts.
+    /// Number of the first of `experts`.
+    pub first_expert: usize,
+    /// Routed experts: all of them, or a rank's.
     pub experts: Vec<ExpertWeights>,
     /// Shared expert.
     pub shared: Option<ExpertWeights>,
@@ -224,8 +227,18 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// A tensor is missing, or not of the type or shape that the configuration asks for.
+    /// As [`Self::read_share`].
     pub fn read_layer(&self, layer: usize) -> Result<LayerWeights> {
+        self.read_share(layer, 0..self.config.experts)
+    }
+
+    /// Reads a rank's weights of a layer: of the routed experts only these
+    /// ([`LayerDesc::experts`](crate::layer::LayerDesc::experts)).
+    ///
+    /// # Errors
+    ///
+    /// A tensor is missing, or not of the type or shape that the configuration asks for; or there are no such experts.
+    pub fn read_share(&self, layer: usize, share: Range<usize>) -> Result<LayerWeights> {
         let Config {
             family,
             hidden,
@@ -234,6 +247,13 @@ impl Checkpoint {
             shared,
             ..
         } = self.config;
+        if share.start > share.end || share.end > experts {
+            return Err(Error::Request {
+                what: "experts to be read",
+                found: format!("{share:?}"),
+                expected: format!("within 0..{experts}"),
+            });
+        }
         let prefix = format!("{LAYERS}{layer}");
         let names = family.tensors();
         let block = format!("{prefix}.{}", names.block);
@@ -245,14 +265,17 @@ impl Checkpoint {
             layer,
             router: self.read_router(&self.router_name(&prefix), &[experts, hidden])?,
             bias: self.config.routing.bias.then(bias).transpose()?,
+            first_expert: share.start,
             experts: match names.experts {
-                ExpertNames::Each(projections) => (0..experts)
+                ExpertNames::Each(projections) => share
                     .map(|e| {
                         let expert = format!("{block}.experts.{e}");
                         self.read_expert(&expert, projections, intermediate)
                     })
                     .collect::<Result<_>>()?,
-                ExpertNames::Stacked(projections) => self.read_stacked(&block, projections)?,
+                ExpertNames::Stacked(projections) => {
+                    self.read_stacked(&block, projections, share)?
+                }
             },
             shared: (shared > 0)
                 .then(|| {
@@ -298,8 +321,13 @@ impl Checkpoint {
         })
     }
 
-    /// All experts from one tensor per projection.
-    fn read_stacked(&self, block: &str, [gate_up, down]: [&str; 2]) -> Result<Vec<ExpertWeights>> {
+    /// Experts from one tensor per projection.
+    fn read_stacked(
+        &self,
+        block: &str,
+        [gate_up, down]: [&str; 2],
+        share: Range<usize>,
+    ) -> Result<Vec<ExpertWeights>> {
         let Config {
             hidden,
             intermediate,
@@ -308,7 +336,7 @@ impl Checkpoint {
         } = self.config;
         let read = |name: &str, rows: usize, columns: usize| -> Result<Vec<Projection>> {
             let name = format!("{block}.{name}.weight");
-            let values = self.read_bf16(&name, &[experts, rows, columns])?;
+            let values = self.read_bf16_rows(&name, &[experts, rows, columns], share.clone())?;
             let each = values.chunks_exact(rows * columns);
             Ok(each
                 .map(|values| Projection {
@@ -358,7 +386,12 @@ impl Checkpoint {
 
     /// BF16, or a wider type rounded to it (to nearest even).
     fn read_bf16(&self, name: &str, shape: &[usize]) -> Result<Vec<bf16>> {
-        let (dtype, bytes) = self.read(name, &[Dtype::BF16, Dtype::F16, Dtype::F32], shape)?;
+        self.read_bf16_rows(name, shape, 0..shape[0])
+    }
+
+    fn read_bf16_rows(&self, name: &str, shape: &[usize], rows: Range<usize>) -> Result<Vec<bf16>> {
+        let types = [Dtype::BF16, Dtype::F16, Dtype::F32];
+        let (dtype, bytes) = self.read_rows(name, &types, shape, rows)?;
         Ok(match dtype {
             Dtype::BF16 => bytemuck::allocation::pod_collect_to_vec(&bytes),
             _ => widened(dtype, &bytes)
@@ -369,6 +402,17 @@ impl Checkpoint {
     }
 
     fn read(&self, name: &str, types: &[Dtype], shape: &[usize]) -> Result<(Dtype, Vec<u8>)> {
+        self.read_rows(name, types, shape, 0..shape[0])
+    }
+
+    /// Some of a tensor's outermost rows.
+    fn read_rows(
+        &self,
+        name: &str,
+        types: &[Dtype],
+        shape: &[usize],
+        rows: Range<usize>,
+    ) -> Result<(Dtype, Vec<u8>)> {
         let Some(&file) = self.tensors.get(name) else {
             return Err(Error::Tensor {
                 path: self.folder.clone(),
@@ -377,8 +421,7 @@ impl Checkpoint {
             });
         };
         let shape: Vec<Option<usize>> = shape.iter().copied().map(Some).collect();
-        let (info, bytes) = self.files[file].read(name, types, &shape)?;
-        Ok((info.dtype, bytes))
+        self.files[file].read_rows(name, types, &shape, rows)
     }
 }
 

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Largest header that the format allows.
@@ -104,6 +105,42 @@ impl TensorFile {
         types: &[Dtype],
         shape: &[Option<usize>],
     ) -> Result<(TensorInfo, Vec<u8>)> {
+        let info = self.checked(tensor, types, shape)?;
+        let (start, end) = info.data_offsets;
+        Ok((info.clone(), self.bytes(start..end)?))
+    }
+
+    /// The same of some of the outermost rows of a tensor of a given shape: nothing else is read.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`], or there are no such rows.
+    pub fn read_rows(
+        &self,
+        tensor: &str,
+        types: &[Dtype],
+        shape: &[Option<usize>],
+        rows: Range<usize>,
+    ) -> Result<(Dtype, Vec<u8>)> {
+        let info = self.checked(tensor, types, shape)?;
+        let all = info.shape.first().copied().unwrap_or(0);
+        if rows.start > rows.end || rows.end > all {
+            return Err(self.refuse(tensor, format!("has {all} rows, expected {rows:?}")));
+        }
+        let (start, end) = info.data_offsets;
+        let row = (end - start).checked_div(all).unwrap_or(0);
+        Ok((
+            info.dtype,
+            self.bytes(start + rows.start * row..start + rows.end * row)?,
+        ))
+    }
+
+    fn checked(
+        &self,
+        tensor: &str,
+        types: &[Dtype],
+        shape: &[Option<usize>],
+    ) -> Result<&TensorInfo> {
         let info = self.info(tensor)?;
         if !types.contains(&info.dtype) {
             return Err(self.refuse(tensor, format!("is {:?}, expected {types:?}", info.dtype)));
@@ -122,14 +159,18 @@ impl TensorFile {
             let want = want.join(", ");
             return Err(self.refuse(tensor, format!("shape {:?}, expected [{want}]", info.shape)));
         }
+        Ok(info)
+    }
+
+    /// Bytes of the data.
+    fn bytes(&self, range: Range<usize>) -> Result<Vec<u8>> {
         let mut file = File::open(&self.path).map_err(Error::io(&self.path, "open"))?;
-        let (start, end) = info.data_offsets;
-        file.seek(SeekFrom::Start(self.data_at + start as u64))
+        file.seek(SeekFrom::Start(self.data_at + range.start as u64))
             .map_err(Error::io(&self.path, "seek in"))?;
-        let mut bytes = vec![0; end - start];
+        let mut bytes = vec![0; range.len()];
         file.read_exact(&mut bytes)
             .map_err(Error::io(&self.path, "read"))?;
-        Ok((info.clone(), bytes))
+        Ok(bytes)
     }
 
     fn refuse(&self, tensor: &str, expectation: String) -> Error {

@@ -8,7 +8,7 @@
 
 use hadal::device::{Buffer, Context, Stream};
 use hadal::memory::Bootstrap;
-use hadal_moe::checkpoint::{Checkpoint, LayerWeights};
+use hadal_moe::checkpoint::Checkpoint;
 use hadal_moe::config::{Config, WeightFormat};
 use hadal_moe::error::Error;
 use hadal_moe::family::{Family, Routing};
@@ -38,14 +38,6 @@ fn config() -> Config {
     }
 }
 
-fn weights(config: &Config) -> LayerWeights {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    seeded::write(folder.path(), config, 0, 9).expect("written");
-    Checkpoint::open(folder.path())
-        .and_then(|checkpoint| checkpoint.read_layer(0))
-        .expect("a whole layer")
-}
-
 /// Rows that differ by seed.
 fn rows(seed: usize, count: usize) -> Vec<bf16> {
     let value = |i: usize| (((i * 7919 + seed * 104_729) % 8191) as f32 / 4096.0 - 1.0) * 1.7;
@@ -65,14 +57,19 @@ struct Rank {
 
 /// Runs `test` on every rank of a layer, each on a thread of its own, and returns what they say.
 fn on_ranks<T: Send>(desc: &LayerDesc, test: impl Fn(Rank) -> T + Sync) -> Vec<T> {
-    let weights = weights(&desc.config);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    seeded::write(folder.path(), &desc.config, 0, 9).expect("written");
+    let checkpoint = Checkpoint::open(folder.path()).expect("valid");
     let sides = Bootstrap::in_process(desc.ranks).expect("a bootstrap");
     std::thread::scope(|scope| {
         let start = |mut bootstrap: Bootstrap| {
-            let (weights, test) = (&weights, &test);
+            let (checkpoint, test) = (&checkpoint, &test);
             scope.spawn(move || {
                 let context = Context::new(bootstrap.rank()).expect("a device");
-                let layer = MoeLayer::new(desc, weights, &mut bootstrap, &context);
+                // Each rank reads its own experts only.
+                let share = desc.experts(bootstrap.rank());
+                let weights = checkpoint.read_share(0, share).expect("complete");
+                let layer = MoeLayer::new(desc, &weights, &mut bootstrap, &context);
                 test(Rank {
                     rank: bootstrap.rank() as usize,
                     stream: Stream::new(&context).expect("a stream"),

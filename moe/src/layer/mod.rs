@@ -20,7 +20,7 @@ mod weights;
 
 pub use decode::DecodeInFlight;
 
-use crate::checkpoint::LayerWeights;
+use crate::checkpoint::{ExpertWeights, LayerWeights};
 use crate::config::{BLOCK, Config, WeightFormat};
 use crate::error::{Error, Result};
 use capture::Kept;
@@ -163,14 +163,7 @@ impl MoeLayer {
     ) -> Result<Self> {
         let fail = || Error::device("stream");
         let stream = Stream::new(context).map_err(fail())?;
-        let own = desc.experts(bootstrap.rank());
-        let Some(own) = weights.experts.get(own) else {
-            return Err(Error::Request {
-                what: "experts",
-                found: weights.experts.len().to_string(),
-                expected: desc.config.experts.to_string(),
-            });
-        };
+        let own = own_experts(desc, weights, bootstrap.rank())?;
         let experts = Experts::upload(&stream, own)?.map(Arc::new);
         let shared = weights.shared.as_slice();
         let shared = Experts::upload(&stream, shared)?.map(Arc::new);
@@ -507,6 +500,22 @@ impl MoeLayer {
             add_shared(stream, sum, &shared.outputs[0], elements).map_err(Error::device(ADD))
         })
     }
+}
+
+/// A rank's experts among weights that hold at least those.
+fn own_experts<'a>(
+    desc: &LayerDesc,
+    weights: &'a LayerWeights,
+    rank: u32,
+) -> Result<&'a [ExpertWeights]> {
+    let own = desc.experts(rank);
+    let first = own.start.checked_sub(weights.first_expert);
+    let experts = first.and_then(|first| weights.experts.get(first..first + own.len()));
+    experts.ok_or_else(|| Error::Request {
+        what: "the experts of the weights",
+        found: format!("{} from {} on", weights.experts.len(), weights.first_expert),
+        expected: format!("those of rank {rank}, {own:?}"),
+    })
 }
 
 #[derive(Clone, Copy)]
