@@ -17,7 +17,7 @@ const GRANULE: u64 = 2 << 20;
 const BUFFERS: u64 = 24;
 
 /// Bytes of the device's memory in use.
-fn used(context: &Arc<Context>) -> u64 {
+pub(crate) fn used(context: &Arc<Context>) -> u64 {
     // Waits, so that the context is this thread's current one.
     Stream::new(context).unwrap().synchronize().unwrap();
     let (mut free, mut total) = (0, 0);

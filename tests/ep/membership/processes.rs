@@ -15,7 +15,9 @@ use hadal::ep::{EpError, Fault, FaultKind};
 use hadal::memory::{Bootstrap, MemoryError, Rendezvous};
 
 use super::communicator::{Communicator, Mode, RANKS, Until};
+use crate::plans::used;
 use crate::process::{Process, SECRET, port};
+use crate::ranks::context;
 
 const CHILD: &str = "membership::processes::child";
 /// How long a rank waits for a peer where something is to fail.
@@ -141,8 +143,10 @@ fn publish(path: &Path, text: &str) {
     std::fs::rename(draft, path).unwrap();
 }
 
-fn open_files() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
+/// Open files, and bytes of the device's memory in use.
+fn in_use(rank: u32) -> (usize, u64) {
+    let files = std::fs::read_dir("/proc/self/fd").unwrap().count();
+    (files, used(&context(rank)))
 }
 
 #[test]
@@ -150,7 +154,7 @@ fn open_files() -> usize {
 fn child() {
     let task = Task::read();
     let mut all: Vec<Communicator> = Vec::new();
-    let mut files = None;
+    let mut at_first = None;
     for generation in task.generation.. {
         let port_file = task.folder.join(format!("port-{generation}"));
         wait_for(&port_file);
@@ -167,14 +171,16 @@ fn child() {
         if task.folder.join(format!("last-{generation}")).exists() {
             rounds(&all, 0..LAST_ROUNDS);
             side.barrier("end").unwrap();
-            // What an earlier generation had is gone.
+            // What earlier generations had is gone.
+            let now = in_use(task.rank);
+            let kept = |(files, bytes): &(usize, u64)| now.0 <= *files && now.1 <= *bytes;
             assert!(
-                files.is_none_or(|before| open_files() <= before),
-                "{files:?}"
+                at_first.as_ref().is_none_or(kept),
+                "{at_first:?}, now {now:?}"
             );
             return;
         }
-        files.get_or_insert_with(open_files);
+        at_first.get_or_insert_with(|| in_use(task.rank));
         task.mark("ready", generation);
         let (fault, took) = rounds_until_fault(&all, task.fails);
         if task.lost == Some(task.rank) {
