@@ -55,6 +55,14 @@ pub enum Error {
         /// What is possible.
         expected: String,
     },
+    /// A description that the kernels cannot execute.
+    #[error("{what}: {source}")]
+    Plan {
+        /// What was planned.
+        what: &'static str,
+        /// The wrapper's error, which names the number and the rule.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The device or a library call failed.
     #[error("{operation}: {source}")]
     Device {
@@ -90,6 +98,16 @@ impl Error {
         }
     }
 
+    pub(crate) fn plan<E>(what: &'static str) -> impl FnOnce(E) -> Self
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        move |source| Self::Plan {
+            what,
+            source: source.into(),
+        }
+    }
+
     pub(crate) fn device<E>(operation: impl Into<String>) -> impl FnOnce(E) -> Self
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -105,5 +123,11 @@ impl Error {
 impl From<hadal::device::DeviceError> for Error {
     fn from(error: hadal::device::DeviceError) -> Self {
         Self::device("the device")(error)
+    }
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Self {
+        Self::device("JSON of a report")(error)
     }
 }

@@ -12,6 +12,7 @@ pub mod family;
 pub mod forward;
 pub mod layer;
 pub mod oracle;
+pub mod plan;
 mod rank;
 pub mod report;
 pub mod seeded;

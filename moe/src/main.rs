@@ -3,9 +3,11 @@
 use clap::{Args, Parser, Subcommand};
 use hadal_moe::config::{Config, WeightFormat};
 use hadal_moe::demo;
-use hadal_moe::error::Result;
+use hadal_moe::error::{Error, Result};
 use hadal_moe::family::{Family, Routing};
 use hadal_moe::forward::{self, Form, Request};
+use hadal_moe::layer::LayerDesc;
+use hadal_moe::plan;
 use hadal_moe::seeded;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -23,6 +25,10 @@ enum Command {
     Forward(ForwardArgs),
     /// Runs the trained layer and a seeded one, checks everything, and reports.
     Demo(DemoArgs),
+    /// Tells what a checkpoint is: shapes, layers, bytes, and the arithmetic that would run. Reads no weights.
+    Inspect(InspectArgs),
+    /// Tells what a layer would take of every rank's device, before anything is allocated.
+    Plan(PlanArgs),
     /// Writes a seeded layer and tokens in the checkpoint format.
     Seeded(SeededArgs),
 }
@@ -76,6 +82,37 @@ struct DemoArgs {
 }
 
 #[derive(Debug, Args)]
+struct InspectArgs {
+    /// Folder with config.json and safetensors files.
+    checkpoint: PathBuf,
+    /// One line of JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct PlanArgs {
+    /// Folder with config.json; weights need not be there.
+    #[arg(long)]
+    checkpoint: PathBuf,
+    /// Ranks, one per device.
+    #[arg(long)]
+    ranks: u32,
+    /// Most tokens of a rank in one prefill; 0: no prefill.
+    #[arg(long, default_value_t = 4096)]
+    prefill_tokens: u32,
+    /// Most tokens of a rank in one decode; 0: no decode.
+    #[arg(long, default_value_t = 128)]
+    decode_tokens: u32,
+    /// Rows that the experts of a rank can receive in a micro-batch of prefill; by default what always suffices.
+    #[arg(long)]
+    max_rows: Option<u32>,
+    /// A line of JSON per rank instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 struct SeededArgs {
     /// Folder to write config.json, model.safetensors and input.safetensors into.
     #[arg(long)]
@@ -113,6 +150,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Forward(args) => run_forward(args),
         Command::Demo(args) => run_demo(args),
+        Command::Inspect(args) => inspect(&args),
+        Command::Plan(args) => plan_layer(&args),
         Command::Seeded(args) => write_seeded(&args),
     };
     match result {
@@ -183,6 +222,40 @@ fn run_demo(args: DemoArgs) -> Result<bool> {
         );
     }
     Ok(outcomes.iter().all(|outcome| outcome.failures.is_empty()))
+}
+
+#[expect(clippy::print_stdout, reason = "the report is the program's output")]
+fn inspect(args: &InspectArgs) -> Result<bool> {
+    let inspection = plan::inspect(&args.checkpoint)?;
+    if args.json {
+        println!("{}", json(&inspection)?);
+    } else {
+        println!("{}", inspection.table());
+    }
+    Ok(true)
+}
+
+#[expect(clippy::print_stdout, reason = "the report is the program's output")]
+fn plan_layer(args: &PlanArgs) -> Result<bool> {
+    let desc = LayerDesc {
+        prefill_tokens: args.prefill_tokens,
+        decode_tokens: args.decode_tokens,
+        max_rows: args.max_rows,
+        ..LayerDesc::new(Config::read(&args.checkpoint)?, args.ranks, 0)
+    };
+    let ranks = plan::ranks(&desc)?;
+    if !args.json {
+        println!("{}", plan::table(&ranks));
+        return Ok(true);
+    }
+    for rank in &ranks {
+        println!("{}", json(rank)?);
+    }
+    Ok(true)
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(Error::from)
 }
 
 fn write_seeded(args: &SeededArgs) -> Result<bool> {

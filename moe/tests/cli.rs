@@ -72,6 +72,16 @@ impl Fixture {
         );
     }
 
+    fn refused_by_plan(&self, command: &mut Command) {
+        let output = command.output().expect("starts");
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && message.contains("ranks"),
+            "{message}"
+        );
+        assert!(!message.contains("panicked"), "{message}");
+    }
+
     fn edit_config(&self, key: &str, value: serde_json::Value) {
         let path = self.path("config.json");
         let text = std::fs::read_to_string(&path).expect("readable");
@@ -251,4 +261,44 @@ fn without_a_device_the_message_says_what_was_looked_for() {
         message.contains("/nonexistent") && message.contains("HADAL_SOFTGPU"),
         "{message}"
     );
+}
+
+#[test]
+fn checkpoints_are_inspected_and_planned() {
+    let fixture = Fixture::new();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hadal-moe"));
+        stdout(&command.args(arguments).output().expect("starts"))
+    };
+    let folder = fixture.0.path().to_str().expect("a path");
+    let text = run(&["inspect", folder]);
+    for needle in ["deepseek_v3", "FP8", "sigmoid", "4, and 1 shared"] {
+        assert!(text.contains(needle), "`{needle}` is missing in: {text}");
+    }
+    let line: serde_json::Value =
+        serde_json::from_str(&run(&["inspect", folder, "--json"])).expect("JSON");
+    assert_eq!(
+        (&line["hidden"], &line["layers"]),
+        (&256.into(), &serde_json::json!([0]))
+    );
+    // Only the configuration is needed.
+    std::fs::remove_file(fixture.path("model.safetensors")).expect("removed");
+    let plan = ["plan", "--checkpoint", folder, "--ranks", "3"];
+    assert!(run(&plan).contains("windows"));
+    let lines = run(&[&plan[..], &["--json"]].concat());
+    let lines: Vec<serde_json::Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(lines.len(), 3);
+    for (rank, line) in lines.iter().enumerate() {
+        let number = |key: &str| line[key].as_u64().expect("a number");
+        let parts = ["weights", "workspace", "all_to_all", "windows"].map(number);
+        assert_eq!(number("rank"), rank as u64);
+        assert_eq!(number("total"), parts.iter().sum::<u64>(), "{line}");
+    }
+    assert_eq!(lines[0]["experts"], serde_json::json!([0, 2]));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hadal-moe"));
+    command.args([&plan[..4], &["17"]].concat());
+    fixture.refused_by_plan(&mut command);
 }

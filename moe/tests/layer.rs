@@ -1,5 +1,8 @@
 //! The layer as an engine uses it: several ranks in one process, captured decode, overlap, and refusals.
-#![expect(unsafe_code, reason = "launching a graph is the caller's contract")]
+#![expect(
+    unsafe_code,
+    reason = "launches a graph, and asks the driver for the memory in use"
+)]
 #![expect(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
@@ -327,4 +330,64 @@ fn a_lost_rank_is_done_without_and_comes_back() {
         assert_eq!(forward(&mut layer, 0).expect("all ranks are back"), before);
         assert_eq!(forward(&mut layer, 1).expect("all ranks are back"), before);
     });
+}
+
+/// The plan's bytes are what the device gives, up to its pages.
+#[test]
+fn memory_is_planned() {
+    for (weights, shared) in [(WeightFormat::Fp8, 1), (WeightFormat::Bf16, 0)] {
+        let config = Config {
+            weights,
+            shared,
+            experts: 5,
+            top_k: 2,
+            routing: Routing {
+                groups: 1,
+                top_groups: 1,
+                ..Family::DeepseekV3.routing()
+            },
+            ..config()
+        };
+        let desc = LayerDesc {
+            prefill_tokens: 300,
+            decode_tokens: 40,
+            ..LayerDesc::new(config, 3, 0)
+        };
+        on_ranks(&desc, |rank| {
+            let Rank {
+                rank,
+                context,
+                stream,
+                layer,
+                mut side,
+            } = rank;
+            stream.synchronize().expect("idle");
+            side.barrier("all are there").expect("met");
+            let with = used(&context);
+            side.barrier("looked").expect("met");
+            drop(layer);
+            side.barrier("dropped").expect("met");
+            let taken = with - used(&context);
+            let planned = desc.memory(rank as u32).expect("planned").total();
+            // A page of 64 KiB for each of some 60 buffers, and a granule of 2 MiB for each of two windows.
+            let most = planned + 60 * (64 << 10) + 2 * (2 << 20);
+            assert!(
+                (planned..most).contains(&taken),
+                "{taken} bytes are taken, {planned} planned"
+            );
+        });
+    }
+}
+
+/// Bytes of the device's memory in use.
+fn used(context: &Arc<Context>) -> u64 {
+    Stream::new(context)
+        .expect("a stream")
+        .synchronize()
+        .expect("idle");
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: two valid places for the answers.
+    let result = unsafe { cudarc::driver::sys::cuMemGetInfo_v2(&raw mut free, &raw mut total) };
+    assert_eq!(result, cudarc::driver::sys::CUresult::CUDA_SUCCESS);
+    (total - free) as u64
 }

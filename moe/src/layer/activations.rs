@@ -1,6 +1,6 @@
 //! Activations on a device, as the GEMMs read them.
 
-use crate::config::{BLOCK, WeightFormat};
+use crate::config::BLOCK;
 use crate::error::{Error, Result};
 use crate::layer::memory;
 use hadal::device::{Buffer, Stream};
@@ -30,25 +30,6 @@ pub(crate) enum Input<'a> {
 }
 
 impl Activations {
-    /// Room for `slots` matrices of `rows` rows, scales of which lie `stride` apart.
-    pub(crate) fn alloc(
-        stream: &Stream,
-        format: WeightFormat,
-        [slots, rows, columns]: [usize; 3],
-        stride: usize,
-    ) -> Result<Self> {
-        let context = stream.context();
-        let elements = slots * rows * columns;
-        Ok(match format {
-            WeightFormat::Bf16 => Self::Bf16(Buffer::alloc(context, elements).map_err(memory())?),
-            WeightFormat::Fp8 => Self::Fp8 {
-                codes: Buffer::alloc(context, elements).map_err(memory())?,
-                scales: Buffer::zeroed(stream, slots * (columns / BLOCK) * stride)
-                    .map_err(memory())?,
-            },
-        })
-    }
-
     pub(crate) fn input(&self) -> Input<'_> {
         match self {
             Self::Fp8 { codes, scales } => Input::Fp8 { codes, scales },

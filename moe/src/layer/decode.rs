@@ -26,6 +26,40 @@ pub(crate) struct Decode {
     none: Buffer<bf16>,
 }
 
+/// The all-to-all.
+pub(crate) fn plan(desc: &LayerDesc) -> Result<LatencyPlan> {
+    let config = &desc.config;
+    let plan = LatencyPlan::new(LatencyDesc {
+        ranks: desc.ranks,
+        experts: size(config.experts)?,
+        topk: size(config.top_k)?,
+        hidden: size(config.hidden)?,
+        max_tokens: desc.decode_tokens,
+        payload: desc.payload(),
+        combine: Payload::Bf16,
+        max_rows: None,
+        ctas: None,
+        timeout: desc.timeout,
+    });
+    plan.map_err(Error::plan("plan of the all-to-all of decode"))
+}
+
+/// How its rows lie.
+pub(crate) fn rows(plan: &LatencyPlan) -> Rows {
+    let LatencyDesc {
+        ranks,
+        experts,
+        topk,
+        max_tokens,
+        ..
+    } = plan.desc;
+    let entries = u64::from(ranks) * u64::from(max_tokens) * u64::from(topk);
+    Rows::Masked {
+        slot: plan.max_rows,
+        expected: u32::try_from(entries.div_ceil(experts.into())).unwrap_or(u32::MAX),
+    }
+}
+
 impl Decode {
     pub(crate) fn new(
         desc: &LayerDesc,
@@ -34,29 +68,11 @@ impl Decode {
         bootstrap: &mut Bootstrap,
     ) -> Result<Self> {
         let context = stream.context();
-        let config = &desc.config;
-        let plan = LatencyPlan::new(LatencyDesc {
-            ranks: desc.ranks,
-            experts: size(config.experts)?,
-            topk: size(config.top_k)?,
-            hidden: size(config.hidden)?,
-            max_tokens: desc.decode_tokens,
-            payload: desc.payload(),
-            combine: Payload::Bf16,
-            max_rows: None,
-            ctas: None,
-            timeout: desc.timeout,
-        });
-        let plan = plan.map_err(Error::device("plan of the all-to-all of decode"))?;
+        let plan = plan(desc)?;
         let sms = context
             .multiprocessors()
             .map_err(Error::device("device attributes"))?;
-        let entries = desc.ranks * desc.decode_tokens * plan.desc.topk;
-        let rows = Rows::Masked {
-            slot: plan.max_rows,
-            expected: entries.div_ceil(plan.desc.experts),
-        };
-        let experts = experts.map(|experts| Mlp::new(stream, experts, rows, [1, sms]));
+        let experts = experts.map(|experts| Mlp::new(stream, experts, rows(&plan), [1, sms]));
         Ok(Self {
             buffers: LatencyBuffers::new(&plan, bootstrap, context)
                 .map_err(Error::device("set-up of the all-to-all of decode"))?,

@@ -1,6 +1,6 @@
 //! The MLPs of a stack of experts: gate+up GEMM, SwiGLU, down GEMM, each for all experts at once.
 
-use crate::config::WeightFormat;
+use crate::config::{BLOCK, WeightFormat};
 use crate::error::{Error, Result};
 use crate::layer::activations::{Activations, Input};
 use crate::layer::memory;
@@ -93,6 +93,46 @@ impl<'a> Used<'a> {
     }
 }
 
+/// Elements of the buffers of a stack of MLPs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    format: WeightFormat,
+    gate_up: usize,
+    activated: usize,
+    /// Scales of the activated rows.
+    scales: usize,
+    output: usize,
+}
+
+impl Sizes {
+    pub(crate) fn new(
+        rows: Rows,
+        experts: u32,
+        [hidden, intermediate]: [usize; 2],
+        format: WeightFormat,
+    ) -> Self {
+        let slots = rows.slots(experts) as usize;
+        let all = slots * rows.of_slot() as usize;
+        let stride = scale_stride(rows.of_slot()) as usize;
+        Self {
+            format,
+            gate_up: 2 * all * intermediate,
+            activated: all * intermediate,
+            scales: slots * (intermediate / BLOCK) * stride,
+            output: all * hidden,
+        }
+    }
+
+    /// Bytes with so many outputs.
+    pub(crate) fn bytes(&self, outputs: u32) -> u64 {
+        let activated = match self.format {
+            WeightFormat::Fp8 => self.activated + 4 * self.scales,
+            WeightFormat::Bf16 => 2 * self.activated,
+        };
+        (2 * self.gate_up + activated + 2 * self.output * outputs as usize) as u64
+    }
+}
+
 /// Names of the three steps.
 pub(crate) type Names = [&'static str; 3];
 
@@ -120,25 +160,30 @@ impl Mlp {
         rows: Rows,
         [outputs, sms]: [u32; 2],
     ) -> Result<Self> {
-        let slots = rows.slots(experts.count()) as usize;
-        let slot = rows.of_slot() as usize;
         let [hidden, intermediate] = [experts.down.shape.rows, experts.down.shape.columns];
-        let [hidden, intermediate] = [hidden as usize, intermediate as usize];
-        let stride = scale_stride(rows.of_slot()) as usize;
         let format = match experts.down.arithmetic() {
             Arithmetic::Bf16 => WeightFormat::Bf16,
             _ => WeightFormat::Fp8,
         };
+        let widths = [hidden as usize, intermediate as usize];
+        let sizes = Sizes::new(rows, experts.count(), widths, format);
         let context = stream.context();
-        let result = || Buffer::alloc(context, slots * slot * hidden).map_err(memory());
+        let bf16s = |count| Buffer::<bf16>::alloc(context, count).map_err(memory());
         Ok(Self {
             gate_up: gemm(stream, &experts.gate_up, rows, sms)?,
             swiglu: swiglu(experts, rows)?,
             down: gemm(stream, &experts.down, rows, sms)?,
-            gate_up_out: Buffer::alloc(context, 2 * slots * slot * intermediate)
-                .map_err(memory())?,
-            activated: Activations::alloc(stream, format, [slots, slot, intermediate], stride)?,
-            outputs: (0..outputs).map(|_| result()).collect::<Result<_>>()?,
+            gate_up_out: bf16s(sizes.gate_up)?,
+            activated: match format {
+                WeightFormat::Bf16 => Activations::Bf16(bf16s(sizes.activated)?),
+                WeightFormat::Fp8 => Activations::Fp8 {
+                    codes: Buffer::alloc(context, sizes.activated).map_err(memory())?,
+                    scales: Buffer::zeroed(stream, sizes.scales).map_err(memory())?,
+                },
+            },
+            outputs: (0..outputs)
+                .map(|_| bf16s(sizes.output))
+                .collect::<Result<_>>()?,
             experts: Arc::clone(experts),
             rows,
             sms,
@@ -236,7 +281,7 @@ fn gemm(stream: &Stream, weights: &Projections, rows: Rows, sms: u32) -> Result<
         output: Output::Bf16,
         sms,
     };
-    let plan = GemmPlan::new(desc).map_err(Error::device("plan of a GEMM"))?;
+    let plan = GemmPlan::new(desc).map_err(Error::plan("plan of a GEMM"))?;
     Gemm::new(stream.context(), plan).map_err(Error::device("loading a GEMM"))
 }
 
@@ -254,7 +299,7 @@ fn swiglu(experts: &Experts, rows: Rows) -> Result<SwigluPlan> {
             },
         },
     };
-    desc.plan().map_err(Error::device("plan of SwiGLU"))
+    desc.plan().map_err(Error::plan("plan of SwiGLU"))
 }
 
 /// The first matrices of this shape.

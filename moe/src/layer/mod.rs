@@ -12,6 +12,7 @@
 pub(crate) mod activations;
 pub mod capture;
 mod decode;
+mod memory;
 mod mlp;
 mod prefill;
 pub mod timeline;
@@ -19,6 +20,7 @@ mod tokens;
 mod weights;
 
 pub use decode::DecodeInFlight;
+pub use memory::Memory;
 
 use crate::checkpoint::{ExpertWeights, LayerWeights};
 use crate::config::{BLOCK, Config, WeightFormat};
@@ -153,8 +155,8 @@ impl MoeLayer {
     /// Uploads the weights of this rank's experts, allocates everything, and meets the other ranks.
     ///
     /// # Errors
-    /// [`Error::Request`] for weights that are not of the description's shape, [`Error::Device`] for a description that the
-    /// kernels cannot execute, for lack of memory, or where the ranks do not meet.
+    /// [`Error::Request`] for weights that are not of the description's shape, [`Error::Plan`] for a description that the
+    /// kernels cannot execute, [`Error::Device`] for lack of memory, or where the ranks do not meet.
     pub fn new(
         desc: &LayerDesc,
         weights: &LayerWeights,

@@ -33,6 +33,26 @@ pub(crate) struct Prefill {
     combined: Event,
 }
 
+/// The all-to-all of a micro-batch.
+pub(crate) fn plan(desc: &LayerDesc) -> Result<ThroughputPlan> {
+    let config = &desc.config;
+    let shape = [desc.ranks, size(config.experts)?, size(config.top_k)?];
+    let tokens = desc.prefill_tokens.div_ceil(2);
+    let (hidden, payload) = (size(config.hidden)?, desc.payload());
+    let plan = ThroughputPlan::new(ThroughputDesc {
+        max_rows: desc.max_rows,
+        ctas: Some(desc.communication_sms),
+        timeout: desc.timeout,
+        ..ThroughputDesc::new(shape, hidden, tokens, payload, desc.reduce)
+    });
+    plan.map_err(Error::plan("plan of the all-to-all of prefill"))
+}
+
+/// How its rows lie.
+pub(crate) fn rows(plan: &ThroughputPlan) -> Rows {
+    Rows::Offsets(plan.max_rows)
+}
+
 impl Prefill {
     pub(crate) fn new(
         desc: &LayerDesc,
@@ -42,28 +62,12 @@ impl Prefill {
     ) -> Result<Self> {
         let context = stream.context();
         let config = &desc.config;
-        let shape = [desc.ranks, size(config.experts)?, size(config.top_k)?];
-        let tokens = desc.prefill_tokens.div_ceil(2);
-        let all = ThroughputDesc::new(
-            shape,
-            size(config.hidden)?,
-            tokens,
-            desc.payload(),
-            desc.reduce,
-        );
-        let plan = ThroughputPlan::new(ThroughputDesc {
-            max_rows: desc.max_rows,
-            ctas: Some(desc.communication_sms),
-            timeout: desc.timeout,
-            ..all
-        });
-        let plan = plan.map_err(Error::device("plan of the all-to-all of prefill"))?;
+        let plan = plan(desc)?;
         let sms = context
             .multiprocessors()
             .map_err(Error::device("device attributes"))?;
         let sms = sms.saturating_sub(desc.communication_sms).max(1);
-        let rows = Rows::Offsets(plan.max_rows);
-        let experts = experts.map(|experts| Mlp::new(stream, experts, rows, [2, sms]));
+        let experts = experts.map(|experts| Mlp::new(stream, experts, rows(&plan), [2, sms]));
         let experts = experts.transpose()?;
         let none = match experts {
             Some(_) => 0,

@@ -67,7 +67,7 @@ impl Plan {
         };
         Ok(Self {
             tokens,
-            route: route.plan().map_err(Error::device("plan of the routing"))?,
+            route: route.plan().map_err(Error::plan("plan of the routing"))?,
             row_major: quantise(ScaleLayout::RowMajor, true)?,
             m_major: quantise(ScaleLayout::MMajor, config.shared > 0)?,
         })
@@ -208,6 +208,6 @@ fn quantise(stream: &Stream, shape: Shape, layout: ScaleLayout) -> Result<Quanti
         scaling: Scaling::Exact,
         sms,
     };
-    let plan = Quantise1x128Plan::new(desc).map_err(Error::device("plan of the quantisation"))?;
+    let plan = Quantise1x128Plan::new(desc).map_err(Error::plan("plan of the quantisation"))?;
     Quantise1x128::new(context, plan).map_err(Error::device("loading the quantisation"))
 }
