@@ -50,9 +50,9 @@ pub fn run(scratch: &Path) -> Result<Vec<Outcome>> {
         (4, Form::Decode),
     ] {
         let folder = trained_layer();
-        let output = scratch.join(format!("trained-{ranks}-{}.safetensors", form_name(form)));
+        let output = scratch.join(format!("trained-{ranks}-{}.safetensors", form.name()));
         let run = forward::run(&Request {
-            name: format!("trained layer, {ranks} ranks, {}", form_name(form)),
+            name: format!("trained layer, {ranks} ranks, {}", form.name()),
             input: folder.join("input.safetensors"),
             expected: Some(folder.join("expected.safetensors")),
             checkpoint: folder,
@@ -68,7 +68,7 @@ pub fn run(scratch: &Path) -> Result<Vec<Outcome>> {
         if first.get_or_insert_with(|| bytes.clone()) != &bytes {
             failures.push(format!(
                 "the output on {ranks} ranks in {} differs from that on 1",
-                form_name(form)
+                form.name()
             ));
         }
         outcomes.push(Outcome { run, failures });
@@ -89,13 +89,6 @@ pub fn run(scratch: &Path) -> Result<Vec<Outcome>> {
     let failures = judge(&run, SEEDED_TOLERANCE);
     outcomes.push(Outcome { run, failures });
     Ok(outcomes)
-}
-
-const fn form_name(form: Form) -> &'static str {
-    match form {
-        Form::Prefill => "prefill",
-        Form::Decode => "decode",
-    }
 }
 
 /// Writes the seeded layer unless it is there.

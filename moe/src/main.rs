@@ -1,6 +1,7 @@
 //! `hadal-moe`: runs a mixture-of-experts layer of a checkpoint on a software or real GPU.
 
 use clap::{Args, Parser, Subcommand};
+use hadal_moe::bench::{self, Sweep};
 use hadal_moe::config::{Config, WeightFormat};
 use hadal_moe::demo;
 use hadal_moe::error::{Error, Result};
@@ -25,6 +26,8 @@ enum Command {
     Forward(ForwardArgs),
     /// Runs the trained layer and a seeded one, checks everything, and reports.
     Demo(DemoArgs),
+    /// Times prefill and decode of a seeded layer over numbers of tokens and ranks.
+    Bench(BenchArgs),
     /// Tells what a checkpoint is: shapes, layers, bytes, and the arithmetic that would run. Reads no weights.
     Inspect(InspectArgs),
     /// Tells what a layer would take of every rank's device, before anything is allocated.
@@ -82,6 +85,27 @@ struct DemoArgs {
 }
 
 #[derive(Debug, Args)]
+struct BenchArgs {
+    #[command(flatten)]
+    layer: LayerArgs,
+    /// Tokens of all ranks together.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 4, 16, 64, 256, 1024])]
+    tokens: Vec<usize>,
+    /// Ranks, one per device.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8])]
+    ranks: Vec<u32>,
+    /// Calls of each kind; their median counts.
+    #[arg(long, default_value_t = 3)]
+    repeat: usize,
+    /// Where to write a chart, SVG.
+    #[arg(long)]
+    chart: Option<PathBuf>,
+    /// A line of JSON per sample instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 struct InspectArgs {
     /// Folder with config.json and safetensors files.
     checkpoint: PathBuf,
@@ -112,11 +136,9 @@ struct PlanArgs {
     json: bool,
 }
 
+/// A seeded layer's shape.
 #[derive(Debug, Args)]
-struct SeededArgs {
-    /// Folder to write config.json, model.safetensors and input.safetensors into.
-    #[arg(long)]
-    output: PathBuf,
+struct LayerArgs {
     /// Family, by its `model_type`.
     #[arg(long, value_enum, default_value = "deepseek_v3")]
     family: Family,
@@ -138,6 +160,15 @@ struct SeededArgs {
     /// Experts per token.
     #[arg(long, default_value_t = 2)]
     top_k: usize,
+}
+
+#[derive(Debug, Args)]
+struct SeededArgs {
+    /// Folder to write config.json, model.safetensors and input.safetensors into.
+    #[arg(long)]
+    output: PathBuf,
+    #[command(flatten)]
+    layer: LayerArgs,
     /// Tokens.
     #[arg(long, default_value_t = 64)]
     tokens: usize,
@@ -146,10 +177,31 @@ struct SeededArgs {
     seed: u64,
 }
 
+impl LayerArgs {
+    fn config(&self) -> Config {
+        let family = self.family;
+        Config {
+            family,
+            hidden: self.hidden,
+            intermediate: self.intermediate,
+            experts: self.experts,
+            shared: if family.shared() > 0 { self.shared } else { 0 },
+            top_k: self.top_k,
+            routing: Routing {
+                groups: 1,
+                top_groups: 1,
+                ..family.routing()
+            },
+            weights: self.weights,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Forward(args) => run_forward(args),
         Command::Demo(args) => run_demo(args),
+        Command::Bench(args) => run_bench(&args),
         Command::Inspect(args) => inspect(&args),
         Command::Plan(args) => plan_layer(&args),
         Command::Seeded(args) => write_seeded(&args),
@@ -225,6 +277,27 @@ fn run_demo(args: DemoArgs) -> Result<bool> {
 }
 
 #[expect(clippy::print_stdout, reason = "the report is the program's output")]
+fn run_bench(args: &BenchArgs) -> Result<bool> {
+    let samples = bench::run(&Sweep {
+        config: args.layer.config(),
+        tokens: args.tokens.clone(),
+        ranks: args.ranks.clone(),
+        repeat: args.repeat.max(1),
+    })?;
+    if let Some(path) = &args.chart {
+        bench::chart(&samples, path)?;
+    }
+    if !args.json {
+        println!("{}", bench::table(&samples));
+        return Ok(true);
+    }
+    for sample in &samples {
+        println!("{}", json(sample)?);
+    }
+    Ok(true)
+}
+
+#[expect(clippy::print_stdout, reason = "the report is the program's output")]
 fn inspect(args: &InspectArgs) -> Result<bool> {
     let inspection = plan::inspect(&args.checkpoint)?;
     if args.json {
@@ -259,21 +332,6 @@ fn json(value: &impl serde::Serialize) -> Result<String> {
 }
 
 fn write_seeded(args: &SeededArgs) -> Result<bool> {
-    let family = args.family;
-    let config = Config {
-        family,
-        hidden: args.hidden,
-        intermediate: args.intermediate,
-        experts: args.experts,
-        shared: args.shared,
-        top_k: args.top_k,
-        routing: Routing {
-            groups: 1,
-            top_groups: 1,
-            ..family.routing()
-        },
-        weights: args.weights,
-    };
-    seeded::write(&args.output, &config, args.tokens, args.seed)?;
+    seeded::write(&args.output, &args.layer.config(), args.tokens, args.seed)?;
     Ok(true)
 }

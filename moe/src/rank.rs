@@ -27,6 +27,15 @@ pub enum Form {
 }
 
 impl Form {
+    /// As on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+        }
+    }
+
     /// Steps of the progress bar per rank: loading, and what is enqueued at most.
     pub(crate) const fn steps(self) -> usize {
         match self {

@@ -302,3 +302,40 @@ fn checkpoints_are_inspected_and_planned() {
     command.args([&plan[..4], &["17"]].concat());
     fixture.refused_by_plan(&mut command);
 }
+
+#[test]
+fn calls_are_timed_and_charted() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let chart = folder.path().join("chart.svg");
+    let layer = ["--hidden", "256", "--intermediate", "128", "--experts", "4"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hadal-moe"));
+    command.arg("bench").args(layer).arg("--json");
+    command.args(["--tokens", "1,5", "--ranks", "1,2", "--repeat", "1"]);
+    command.arg("--chart").arg(&chart);
+    let lines = stdout(&command.output().expect("starts"));
+    let lines: Vec<serde_json::Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(lines.len(), 2 * 2 * 2, "{lines:?}");
+    for line in &lines {
+        assert!(line["seconds"].as_f64().is_some_and(|s| s > 0.0), "{line}");
+    }
+    let svg = std::fs::read_to_string(chart).expect("written");
+    for needle in [
+        "<svg",
+        "decode, 2 ranks",
+        "prefill, 1 rank",
+        "tokens per second",
+    ] {
+        assert!(svg.contains(needle), "`{needle}` is missing");
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hadal-moe"));
+    let output = command
+        .args(["bench", "--ranks", "99"])
+        .output()
+        .expect("starts");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("--ranks is 99"), "{message}");
+}
