@@ -358,3 +358,34 @@ fn recovers_again_and_again() {
         });
     }
 }
+
+/// A communicator of a bootstrap that has lost a rank already, and one that the rank joins later.
+#[test]
+fn communicators_are_made_without_a_rank() {
+    for mode in Mode::ALL {
+        let again = second();
+        on_ranks(RANKS, |mut side| {
+            let rank = side.rank();
+            side.set_deadline(LONG);
+            let before = (rank != LOST).then(|| {
+                side.recover().unwrap();
+                let at = Communicator::open(mode, LONG, &mut side);
+                assert_eq!((at.masked(), at.members()), (vec![LOST], side.members()));
+                at.round(0, Until::Combined).unwrap();
+                at
+            });
+            drop(side);
+            let mut side = again[rank as usize].lock().unwrap().take().unwrap();
+            side.set_deadline(LONG);
+            let at = match before {
+                Some(at) => {
+                    at.rejoin(&mut side).unwrap();
+                    at
+                }
+                None => Communicator::open(mode, LONG, &mut side),
+            };
+            assert!(at.masked().is_empty());
+            at.round(1, Until::Combined).unwrap();
+        });
+    }
+}
