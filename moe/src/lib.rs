@@ -8,6 +8,7 @@ pub mod check;
 pub mod checkpoint;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 pub mod error;
 pub mod family;
 pub mod forward;

@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use hadal_moe::bench::{self, Sweep};
 use hadal_moe::config::{Config, WeightFormat};
 use hadal_moe::demo;
+use hadal_moe::doctor;
 use hadal_moe::error::{Error, Result};
 use hadal_moe::family::{Family, Routing};
 use hadal_moe::forward::{self, Form, Request};
@@ -28,6 +29,8 @@ enum Command {
     Demo(DemoArgs),
     /// Times prefill and decode of a seeded layer over numbers of tokens and ranks.
     Bench(BenchArgs),
+    /// Tells what will run on this machine, and why not the faster path. Exit code 1 if nothing can.
+    Doctor(DoctorArgs),
     /// Tells what a checkpoint is: shapes, layers, bytes, and the arithmetic that would run. Reads no weights.
     Inspect(InspectArgs),
     /// Tells what a layer would take of every rank's device, before anything is allocated.
@@ -101,6 +104,13 @@ struct BenchArgs {
     #[arg(long)]
     chart: Option<PathBuf>,
     /// A line of JSON per sample instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct DoctorArgs {
+    /// A line of JSON per finding instead of a table.
     #[arg(long)]
     json: bool,
 }
@@ -202,6 +212,7 @@ fn main() -> ExitCode {
         Command::Forward(args) => run_forward(args),
         Command::Demo(args) => run_demo(args),
         Command::Bench(args) => run_bench(&args),
+        Command::Doctor(args) => run_doctor(&args),
         Command::Inspect(args) => inspect(&args),
         Command::Plan(args) => plan_layer(&args),
         Command::Seeded(args) => write_seeded(&args),
@@ -295,6 +306,19 @@ fn run_bench(args: &BenchArgs) -> Result<bool> {
         println!("{}", json(sample)?);
     }
     Ok(true)
+}
+
+#[expect(clippy::print_stdout, reason = "the report is the program's output")]
+fn run_doctor(args: &DoctorArgs) -> Result<bool> {
+    let findings = doctor::examine()?;
+    if args.json {
+        for finding in &findings {
+            println!("{}", json(finding)?);
+        }
+    } else {
+        println!("{}", doctor::table(&findings));
+    }
+    Ok(doctor::can_run(&findings))
 }
 
 #[expect(clippy::print_stdout, reason = "the report is the program's output")]

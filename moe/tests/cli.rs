@@ -339,3 +339,36 @@ fn calls_are_timed_and_charted() {
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(message.contains("--ranks is 99"), "{message}");
 }
+
+#[test]
+fn the_doctor_tells_what_runs_and_fails_where_nothing_does() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hadal-moe"));
+    let text = stdout(&command.args(["doctor"]).output().expect("starts"));
+    for needle in [
+        "device library",
+        "sm_90",
+        "memory handles",
+        "peer access",
+        "multicast",
+    ] {
+        assert!(text.contains(needle), "`{needle}` is missing in: {text}");
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hadal-moe"));
+    command
+        .args(["doctor", "--json"])
+        .env("HADAL_DEVICE", "soft");
+    let output = command
+        .env("HADAL_SOFTGPU", "/nonexistent")
+        .output()
+        .expect("starts");
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line: serde_json::Value = serde_json::from_str(text.trim()).expect("one JSON line");
+    assert_eq!(line["verdict"], "missing");
+    assert!(
+        line["found"]
+            .as_str()
+            .is_some_and(|found| found.contains("/nonexistent")),
+        "{line}"
+    );
+}

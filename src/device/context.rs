@@ -48,7 +48,7 @@ pub(super) fn describe() -> Result<(u32, String), DeviceError> {
     ))
 }
 
-fn device_handle(ordinal: u32) -> Result<CUdevice, DeviceError> {
+pub(super) fn device_handle(ordinal: u32) -> Result<CUdevice, DeviceError> {
     let mut device = 0;
     let ordinal = i32::try_from(ordinal).unwrap_or(i32::MAX);
     // SAFETY: a valid place for the answer.
@@ -56,7 +56,7 @@ fn device_handle(ordinal: u32) -> Result<CUdevice, DeviceError> {
     Ok(device)
 }
 
-fn name(device: CUdevice) -> Result<String, DeviceError> {
+pub(super) fn name(device: CUdevice) -> Result<String, DeviceError> {
     let mut bytes = [0u8; 256];
     // SAFETY: the driver writes at most 256 bytes with a final NUL.
     unsafe { call!(cuDeviceGetName(bytes.as_mut_ptr().cast(), 256, device)) }?;

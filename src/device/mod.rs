@@ -12,6 +12,7 @@ mod graph;
 mod kernel;
 mod library;
 mod stream;
+mod survey;
 mod tensor_map;
 
 pub use buffer::Buffer;
@@ -21,4 +22,5 @@ pub use graph::Graph;
 pub use kernel::{Kernel, LaunchConfig};
 pub use library::{DeviceKind, Selected, selected};
 pub use stream::{DEFAULT_WAIT, Event, Stream};
+pub use survey::{DeviceSurvey, survey};
 pub use tensor_map::{Element, MAX_RANK, Swizzle, TensorMapDesc};
