@@ -2,17 +2,18 @@
 
 use crate::check;
 use crate::checkpoint::{Checkpoint, LayerWeights, read_hidden_states};
-use crate::config::Config;
+use crate::config::{Config, WeightFormat};
 use crate::error::{Error, Result};
 use crate::layer::capture::LayerCapture;
 use crate::layer::size;
 use crate::layer::timeline::trace;
 use crate::oracle;
+use crate::quantise::quantise;
 pub use crate::rank::Form;
 use crate::rank::{self, Job, RankResult};
 use crate::report::{Agreement, Phase, Run};
 use crate::tensors::{self, TensorFile};
-use hadal::device;
+use hadal::device::{self, Context, Stream};
 use hadal::memory::Bootstrap;
 use hadal_reference::compare::relative_l2;
 use half::bf16;
@@ -38,6 +39,8 @@ pub struct Request {
     pub ranks: usize,
     /// Which form of the pass.
     pub form: Form,
+    /// How the experts are to run; `None`: as they are stored.
+    pub experts: Option<WeightFormat>,
     /// Layer; `None` for the only one.
     pub layer: Option<usize>,
     /// Check every stage, and the output against full precision.
@@ -72,8 +75,11 @@ pub fn run(request: &Request) -> Result<Run> {
             expected: format!("1 to {devices}, the number of devices"),
         });
     }
-    let weights = checkpoint.read_layer(layer)?;
-    let results = run_ranks(&config, &weights, &input, request)?;
+    let stored = checkpoint.read_layer(layer)?;
+    let stored_config = config;
+    let (config, quantised) = in_format(&stored_config, &stored, request.experts)?;
+    let weights = quantised.as_ref().unwrap_or(&stored);
+    let results = run_ranks(&config, weights, &input, request)?;
     let output: Vec<f32> = results.iter().flat_map(|r| &r.output).copied().collect();
     write_output(&request.output, &output, config.hidden)?;
     if let Some(path) = &request.trace {
@@ -91,7 +97,7 @@ pub fn run(request: &Request) -> Result<Run> {
     if request.check {
         let forward = check::Forward {
             config: &config,
-            weights: &weights,
+            weights,
             input: &input,
             capture: &capture,
             output: &output,
@@ -99,11 +105,35 @@ pub fn run(request: &Request) -> Result<Run> {
         run.check = Some(forward.check());
     }
     let expected = match expected {
-        None if request.check => Some(oracle::full_precision(&config, &weights, &input).output),
+        None if request.check => {
+            Some(oracle::full_precision(&stored_config, &stored, &input).output)
+        }
         given => given,
     };
     run.agreement = expected.map(|expected| agreement(&output, &expected));
     Ok(run)
+}
+
+/// The layer as its experts are to run, and its weights where those are not the stored ones.
+fn in_format(
+    config: &Config,
+    stored: &LayerWeights,
+    wanted: Option<WeightFormat>,
+) -> Result<(Config, Option<LayerWeights>)> {
+    match (wanted, config.weights) {
+        (Some(WeightFormat::Fp8), WeightFormat::Bf16) => {
+            let config = config.with_fp8_experts()?;
+            let context = Context::new(0).map_err(Error::device("device"))?;
+            let stream = Stream::new(&context).map_err(Error::device("stream"))?;
+            Ok((config, Some(quantise(stored, &stream)?)))
+        }
+        (Some(WeightFormat::Bf16), WeightFormat::Fp8) => Err(Error::Request {
+            what: "--experts",
+            found: "bf16".into(),
+            expected: "fp8, as the checkpoint stores them".into(),
+        }),
+        _ => Ok((config.clone(), None)),
+    }
 }
 
 /// `tokens` split over `ranks` as evenly as they go, the first ones taking one more.

@@ -15,6 +15,7 @@ pub mod forward;
 pub mod layer;
 pub mod oracle;
 pub mod plan;
+pub mod quantise;
 mod rank;
 pub mod report;
 pub mod seeded;

@@ -56,6 +56,9 @@ struct ForwardArgs {
     /// Form of the pass: prefill (throughput mode, two micro-batches) or decode (latency mode).
     #[arg(long, value_enum, default_value = "prefill")]
     form: Form,
+    /// How the experts run; by default as they are stored. BF16 ones can be quantised to FP8 while loading.
+    #[arg(long, value_enum)]
+    experts: Option<WeightFormat>,
     /// Layer number; without it, the one mixture-of-experts layer present.
     #[arg(long)]
     layer: Option<usize>,
@@ -237,6 +240,7 @@ fn run_forward(args: ForwardArgs) -> Result<bool> {
         output: args.output,
         ranks: args.ranks,
         form: args.form,
+        experts: args.experts,
         trace: args.trace,
         layer: args.layer,
         check: args.check,

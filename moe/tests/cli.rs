@@ -207,6 +207,12 @@ fn unsupported_configurations_are_named() {
     let needles = ["gate_proj.weight", "is F8_E4M3, expected [BF16, F16, F32]"];
     fixture.refused(&mut fixture.forward("1"), &needles);
     let fixture = Fixture::new();
+    let mut bf16 = fixture.forward("1");
+    fixture.refused(
+        bf16.args(["--experts", "bf16"]),
+        &["--experts is bf16", "expected fp8"],
+    );
+    let fixture = Fixture::new();
     fixture.edit_config("hidden_size", serde_json::json!(384));
     fixture.refused(&mut fixture.forward("1"), &["[any, 384]"]);
     let fixture = Fixture::new();

@@ -19,6 +19,7 @@ fn trained(folder: &Path, ranks: usize, form: Form) -> (Run, Vec<u8>) {
         output: output.clone(),
         ranks,
         form,
+        experts: None,
         trace: None,
         layer: Some(1),
         check: true,
@@ -84,18 +85,27 @@ fn odd_shapes_and_token_counts_run() {
 }
 
 /// Runs a seeded layer in both forms, every stage checked, within a relative L2 of full precision; both give the same
-/// bits.
+/// bits. BF16 experts run in FP8 as well, where their widths allow.
 fn run_seeded(config: &Config, tokens: usize, ranks: usize, tolerance: f64) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     seeded::write(folder.path(), config, tokens, 11).expect("written");
-    let [prefill, decode] = [Form::Prefill, Form::Decode]
-        .map(|form| run_form(folder.path(), (config, tokens, ranks, tolerance), form));
+    let as_stored = (config, tokens, ranks, tolerance, None);
+    let [prefill, decode] =
+        [Form::Prefill, Form::Decode].map(|form| run_form(folder.path(), as_stored, form));
     assert!(prefill == decode, "{config:?}: the forms differ");
+    if config.weights == WeightFormat::Bf16 && config.with_fp8_experts().is_ok() {
+        let fp8 = Some(WeightFormat::Fp8);
+        run_form(
+            folder.path(),
+            (config, tokens, ranks, 0.08, fp8),
+            Form::Prefill,
+        );
+    }
 }
 
 fn run_form(
     folder: &Path,
-    (config, tokens, ranks, tolerance): (&Config, usize, usize, f64),
+    (config, tokens, ranks, tolerance, experts): (&Config, usize, usize, f64, Option<WeightFormat>),
     form: Form,
 ) -> Vec<u8> {
     let run = forward::run(&Request {
@@ -105,6 +115,7 @@ fn run_form(
         output: folder.join("output.safetensors"),
         ranks,
         form,
+        experts,
         trace: None,
         layer: None,
         check: true,
@@ -163,4 +174,40 @@ fn bf16_widths_are_multiples_of_16() {
         weights: WeightFormat::Bf16,
     };
     run_seeded(&config, 33, 3, 0.01);
+}
+
+/// The expert shapes of published models, with as many experts and tokens as a minute or two allow.
+#[test]
+#[ignore = "minutes: the sweep runs it"]
+fn published_shapes() {
+    let shape = |family: Family, [hidden, intermediate]: [usize; 2], weights| Config {
+        family,
+        hidden,
+        intermediate,
+        experts: 8,
+        shared: usize::from(family.shared() > 0),
+        top_k: 2,
+        routing: Routing {
+            groups: 1,
+            top_groups: 1,
+            ..family.routing()
+        },
+        weights,
+    };
+    for config in [
+        shape(Family::DeepseekV3, [7168, 2048], WeightFormat::Fp8),
+        shape(Family::DeepseekV2, [5120, 1536], WeightFormat::Bf16),
+        shape(Family::Qwen3Moe, [4096, 1536], WeightFormat::Fp8),
+        shape(Family::Qwen3Moe, [2048, 768], WeightFormat::Bf16),
+        shape(Family::Mixtral, [4096, 14336], WeightFormat::Bf16),
+        shape(Family::Glm4Moe, [5120, 1536], WeightFormat::Fp8),
+        shape(Family::GraniteMoe, [1536, 512], WeightFormat::Bf16),
+    ] {
+        let tolerance = if config.weights == WeightFormat::Fp8 {
+            0.08
+        } else {
+            0.01
+        };
+        run_seeded(&config, 24, 2, tolerance);
+    }
 }

@@ -1,4 +1,5 @@
-//! `sweep gemm` and `sweep ep`: the large cases of the GEMM and of the all-to-all. `sweep faults`: ranks that are killed.
+//! `sweep gemm` and `sweep ep`: the large cases of the GEMM and of the all-to-all. `sweep faults`: ranks that are killed. `sweep moe`: layers of
+//! published shapes.
 //! `sweep clients`: outside programs of the CUDA driver API, unmodified, on the software GPU.
 //!
 //! They are installed under `target/clients/`, from pinned sources. Every test of theirs must pass,
@@ -56,6 +57,8 @@ enum Subject {
     Ep,
     /// The all-to-all while ranks' processes are killed, a hundred times
     Faults,
+    /// Layers with the expert shapes of published models
+    Moe,
 }
 
 /// An outside client.
@@ -91,15 +94,16 @@ impl Suite {
 pub(crate) fn run(sweep: &Sweep) -> Result<ExitCode> {
     match sweep.what {
         Subject::Clients => clients(sweep),
-        Subject::Gemm => large("gemm", "cases::sweep"),
-        Subject::Ep => large("ep", "cases::large"),
-        Subject::Faults => large("ep", "membership::processes::a_hundred_kills"),
+        Subject::Gemm => large(["hadal", "gemm"], "cases::sweep"),
+        Subject::Ep => large(["hadal", "ep"], "cases::large"),
+        Subject::Faults => large(["hadal", "ep"], "membership::processes::a_hundred_kills"),
+        Subject::Moe => large(["hadal-moe", "forward"], "published_shapes"),
     }
 }
 
 /// A test that takes too long for every day.
-fn large(program: &str, test: &str) -> Result<ExitCode> {
-    let program = ["test", "-p", "hadal", "--test", program, "--"];
+fn large([package, program]: [&str; 2], test: &str) -> Result<ExitCode> {
+    let program = ["test", "-p", package, "--test", program, "--"];
     run_command(
         cargo()
             .args(program)
