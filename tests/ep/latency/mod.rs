@@ -2,6 +2,7 @@
 
 mod abandon;
 mod arguments;
+mod damage;
 mod faults;
 pub(crate) mod harness;
 pub(crate) mod model;
